@@ -1,1 +1,4 @@
-//! Placeholder until the first module lands.
+//! The per-core machinery of the data plane: one pinned thread a core that polls everything.
+
+pub mod spsc;
+pub mod sync;
