@@ -1,3 +1,14 @@
-//! Placeholder until the first module lands.
+//! Block devices: the queue-pair seam, what travels over it, and the devices themselves.
+//!
+//! [`queue_pair`] is the trait that every layer implements, [`io`] the value that it carries,
+//! [`device`] what hands out a queue pair a core. See ARCHITECTURE section 3.
 
+pub mod device;
+pub mod io;
 pub mod nvme;
+pub mod queue_pair;
+
+pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+pub use io::{Completion, Completions, Io, IoFlags, Lba, Memory, Operation, SegmentArray, Token};
+pub use nvme::status::Status;
+pub use queue_pair::{Busy, QueuePair};
