@@ -8,4 +8,7 @@
 //! All structs have alignment 1 and any bit pattern is a valid value, so a struct can be viewed in
 //! place in a received buffer. A field is validated where it is used, never by its type.
 
+pub mod command;
+pub mod completion;
+pub mod sgl;
 pub mod status;
