@@ -11,6 +11,7 @@ pub mod cx;
 pub mod dma;
 pub mod service;
 pub mod slab;
+pub mod sleep;
 pub mod socket;
 pub mod spsc;
 pub mod sync;
