@@ -9,6 +9,7 @@ pub mod cores;
 pub mod counters;
 pub mod cx;
 pub mod dma;
+pub mod histogram;
 pub mod random;
 pub mod service;
 pub mod slab;
