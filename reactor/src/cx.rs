@@ -8,6 +8,7 @@ use crate::cores::CoreId;
 use crate::counters::CoreCounters;
 use crate::dma::DmaPool;
 use crate::socket::Network;
+use crate::socket::readiness::DeviceReadiness;
 
 /// What the layers of a core share.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Cx {
     pub dma: DmaPool,
     /// Its sockets.
     pub network: Box<dyn Network>,
+    /// What was reported of sockets that devices own.
+    pub device_readiness: DeviceReadiness,
     /// What it counts.
     pub counters: CoreCounters,
     clock: Clock,
@@ -28,7 +31,15 @@ impl Cx {
     /// Puts a context together.
     pub fn new(core: CoreId, clock: Clock, dma: DmaPool, network: Box<dyn Network>) -> Cx {
         let now = clock.read();
-        Cx { core, dma, network, counters: CoreCounters::default(), clock, now }
+        Cx {
+            core,
+            dma,
+            network,
+            device_readiness: DeviceReadiness::default(),
+            counters: CoreCounters::default(),
+            clock,
+            now,
+        }
     }
 
     /// The time of this pass.
@@ -41,4 +52,16 @@ impl Cx {
         self.now = self.clock.read();
         self.now
     }
+}
+
+/// A context for tests: a virtual clock, a small pool of ordinary pages, an empty epoll set.
+/// Panics where the system has not even that.
+pub fn test_context() -> (Cx, crate::clock::VirtualClock) {
+    use crate::dma::{PagePreference, PoolConfig};
+    let hand = crate::clock::VirtualClock::new();
+    let pool = PoolConfig { chunks: 6, pages: PagePreference::Ordinary };
+    let dma = DmaPool::new(pool).expect("a test needs 12 MiB");
+    let network = crate::socket::epoll::EpollNetwork::new().expect("a test needs an epoll set");
+    let cx = Cx::new(CoreId(0), Clock::Virtual(hand.clone()), dma, Box::new(network));
+    (cx, hand)
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 pub mod epoll;
 pub mod memory;
+pub mod readiness;
 
 /// Names a socket within its core; chosen by the owner, given back in [`Ready`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
