@@ -7,8 +7,10 @@ use crate::clock::{Clock, Nanos};
 use crate::cores::CoreId;
 use crate::counters::CoreCounters;
 use crate::dma::DmaPool;
+use crate::random::Random;
 use crate::socket::Network;
 use crate::socket::readiness::DeviceReadiness;
+use crate::timer::Timers;
 
 /// What the layers of a core share.
 #[derive(Debug)]
@@ -21,21 +23,36 @@ pub struct Cx {
     pub network: Box<dyn Network>,
     /// What was reported of sockets that devices own.
     pub device_readiness: DeviceReadiness,
+    /// Its timers; what is armed here comes back through [`crate::Service::timer`].
+    pub timers: Timers,
+    /// Its random numbers.
+    pub random: Random,
     /// What it counts.
     pub counters: CoreCounters,
     clock: Clock,
     now: Nanos,
 }
 
+/// Timers that a core can have armed at once.
+pub const TIMERS_MAX: u32 = 1024;
+
 impl Cx {
-    /// Puts a context together.
-    pub fn new(core: CoreId, clock: Clock, dma: DmaPool, network: Box<dyn Network>) -> Cx {
+    /// Puts a context together. `seed` is for its random numbers.
+    pub fn new(
+        core: CoreId,
+        clock: Clock,
+        dma: DmaPool,
+        network: Box<dyn Network>,
+        seed: u64,
+    ) -> Cx {
         let now = clock.read();
         Cx {
             core,
             dma,
             network,
             device_readiness: DeviceReadiness::default(),
+            timers: Timers::with_capacity(TIMERS_MAX),
+            random: Random::new(seed),
             counters: CoreCounters::default(),
             clock,
             now,
@@ -62,6 +79,6 @@ pub fn test_context() -> (Cx, crate::clock::VirtualClock) {
     let pool = PoolConfig { chunks: 6, pages: PagePreference::Ordinary };
     let dma = DmaPool::new(pool).expect("a test needs 12 MiB");
     let network = crate::socket::epoll::EpollNetwork::new().expect("a test needs an epoll set");
-    let cx = Cx::new(CoreId(0), Clock::Virtual(hand.clone()), dma, Box::new(network));
+    let cx = Cx::new(CoreId(0), Clock::Virtual(hand.clone()), dma, Box::new(network), 1);
     (cx, hand)
 }
