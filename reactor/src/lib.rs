@@ -11,6 +11,7 @@ pub mod cx;
 pub mod dma;
 pub mod histogram;
 pub mod inbox;
+pub mod local_channel;
 pub mod mesh;
 pub mod random;
 pub mod reactor;
