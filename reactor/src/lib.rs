@@ -9,6 +9,7 @@ pub mod cores;
 pub mod counters;
 pub mod cx;
 pub mod dma;
+pub mod executor;
 pub mod histogram;
 pub mod inbox;
 pub mod local_channel;
@@ -22,6 +23,7 @@ pub mod socket;
 pub mod spsc;
 pub mod sync;
 pub mod timer;
+pub mod timer_driver;
 pub mod wake;
 
 pub use clock::{Clock, Nanos, VirtualClock};
