@@ -363,28 +363,40 @@ mod loom_tests {
         }
     }
 
+    /// One sender sends `count` messages, each with its own wake.
+    fn send_and_receive(count: usize) {
+        let (mut sleeper, waker) = pair_with(ModelBell::new());
+        let (mut producer, consumer) = spsc::ring(2);
+        let sender = thread::spawn(move || {
+            for item in 0..count {
+                producer.push(item).unwrap();
+                producer.publish();
+                waker.wake_if_sleeping();
+            }
+        });
+        receive(&mut sleeper, &mut [consumer], count);
+        sender.join().unwrap();
+    }
+
+    /// Every execution there is.
     #[test]
     fn loom_a_core_that_goes_to_sleep_misses_no_message() {
-        loom::model(|| {
-            let (mut sleeper, waker) = pair_with(ModelBell::new());
-            let (mut producer, consumer) = spsc::ring(2);
-            let sender = thread::spawn(move || {
-                for item in 0..2 {
-                    producer.push(item).unwrap();
-                    producer.publish();
-                    waker.wake_if_sleeping();
-                }
-            });
-            receive(&mut sleeper, &mut [consumer], 2);
-            sender.join().unwrap();
-        });
+        loom::model(|| send_and_receive(1));
+    }
+
+    /// Every execution with up to three forced switches: all of them take half a minute.
+    #[test]
+    fn loom_a_core_that_sleeps_again_misses_no_message() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| send_and_receive(2));
     }
 
     #[test]
     fn loom_two_senders_wake_one_core() {
         let mut model = loom::model::Builder::new();
-        // Every execution with up to two forced switches: the whole space takes too long.
-        model.preemption_bound = Some(2);
+        // Every execution with up to three forced switches: the whole space takes too long.
+        model.preemption_bound = Some(3);
         model.check(|| {
             let (mut sleeper, waker) = pair_with(ModelBell::new());
             let (mut consumers, senders): (Vec<_>, Vec<_>) = (0..2)
