@@ -5,10 +5,19 @@
 
 pub mod device;
 pub mod io;
+pub mod legality;
+pub mod malloc;
+pub mod null;
 pub mod nvme;
+pub mod parts;
 pub mod queue_pair;
+mod range_lock;
+#[cfg(test)]
+mod segment_list;
 
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
 pub use io::{Completion, Completions, Io, IoFlags, Lba, Memory, Operation, SegmentArray, Token};
+pub use malloc::Malloc;
+pub use null::Null;
 pub use nvme::status::Status;
 pub use queue_pair::{Busy, QueuePair};
