@@ -5,6 +5,8 @@
 
 pub mod device;
 pub mod io;
+#[cfg(any(test, feature = "laws"))]
+pub mod laws;
 pub mod legality;
 pub mod malloc;
 pub mod null;
@@ -12,7 +14,7 @@ pub mod nvme;
 pub mod parts;
 pub mod queue_pair;
 mod range_lock;
-#[cfg(test)]
+#[cfg(any(test, feature = "laws"))]
 mod segment_list;
 
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};

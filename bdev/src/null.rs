@@ -157,8 +157,11 @@ impl QueuePair for NullQueuePair {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::io::{Lba, Memory, Token};
+    use crate::laws;
 
     const BLOCKS: u64 = 1 << 40;
 
@@ -202,6 +205,14 @@ mod tests {
         assert_eq!(one(Operation::Compare, IoFlags::NONE, 1).0.status, Status::COMPARE_FAILURE);
         let swap = one(Operation::CompareAndWrite, IoFlags::NONE, 1).0;
         assert_eq!(swap.status, Status::COMPARE_FAILURE);
+    }
+
+    #[test]
+    fn the_null_device_keeps_the_laws_and_nothing_else() {
+        let make = |_: &mut Cx| -> Arc<dyn BlockDevice> {
+            Arc::new(Null::new("null0", Geometry { block_bytes: 512, blocks: 300 }, None).unwrap())
+        };
+        laws::check(make, laws::Options { keeps: laws::Keeps::Nothing, ..Default::default() });
     }
 
     #[test]

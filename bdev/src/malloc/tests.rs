@@ -6,6 +6,7 @@ use reactor::dma::{DmaBuffer, Segment};
 
 use super::*;
 use crate::io::{Completion, Completions, Io, Lba, Memory, Operation, Token};
+use crate::laws;
 use crate::nvme::status::Status;
 
 const BLOCK_BYTES: u32 = 4096;
@@ -148,6 +149,23 @@ fn unmapped_space_goes_back_to_the_system_in_bounded_steps() {
     while queue_pair.poll(&mut cx, &mut completions) == 0 {}
     assert!(completions.as_slice()[0].status.is_success());
     assert_eq!(disk.shared.memory.resident_bytes(), 0);
+}
+
+fn check_laws(block_bytes: u32) {
+    let make = |_: &mut Cx| -> Arc<dyn BlockDevice> {
+        Arc::new(Malloc::new("malloc0", Geometry { block_bytes, blocks: 300 }, None).unwrap())
+    };
+    laws::check(make, laws::Options::default());
+}
+
+#[test]
+fn the_ram_disk_keeps_the_laws_with_blocks_of_512_bytes() {
+    check_laws(512);
+}
+
+#[test]
+fn the_ram_disk_keeps_the_laws_with_blocks_of_4_kib() {
+    check_laws(4096);
 }
 
 #[test]
