@@ -7,15 +7,16 @@
 use super::nqn::NQN_FIELD_BYTES;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::completion::CompletionEntry;
+use bdev::nvme::opcode;
 use bdev::nvme::sgl::SglDescriptor;
 use bdev::nvme::status::Status;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Opcode of every fabrics command.
-pub const FABRICS_OPCODE: u8 = 0x7f;
+pub const FABRICS_OPCODE: u8 = opcode::FABRICS;
 /// Fabrics command type of Connect.
-pub const CONNECT_TYPE: u8 = 0x01;
+pub const CONNECT_TYPE: u8 = opcode::FabricsType::Connect.value();
 /// Length of the connect data.
 pub const CONNECT_DATA_BYTES: usize = 1024;
 /// The only record format.
