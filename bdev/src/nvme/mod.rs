@@ -8,9 +8,11 @@
 //! All structs have alignment 1 and any bit pattern is a valid value, so a struct can be viewed in
 //! place in a received buffer. A field is validated where it is used, never by its type.
 
+pub mod admin_command;
 pub mod async_event;
 pub mod command;
 pub mod completion;
+pub mod feature;
 pub mod identify;
 pub mod log_page;
 pub mod nvm_command;
