@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines of the log that an error shows.
-const TAIL_LINES: usize = 30;
+/// Lines of the log that an error shows: those of a kernel panic.
+const TAIL_LINES: usize = 60;
 /// Text kept; what comes later is dropped, because a kernel in trouble repeats itself.
 const KEPT_BYTES: usize = 4 << 20;
 
@@ -67,11 +67,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_is_the_last_thirty_lines() {
+    fn the_tail_is_the_last_sixty_lines() {
         let console = Console::default();
         let text: String = (0..100).map(|line| format!("line {line}\n")).collect();
         console.follow(std::io::Cursor::new(text));
         console.settle();
-        assert!(console.tail().starts_with("line 70\n") && console.tail().ends_with("line 99"));
+        assert!(console.tail().starts_with("line 40\n") && console.tail().ends_with("line 99"));
     }
 }

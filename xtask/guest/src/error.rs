@@ -88,6 +88,24 @@ pub enum Error {
         /// Tail of console and of QEMU's messages.
         log: String,
     },
+    /// A command succeeded and said something that it should not.
+    #[error("`{command}` gave {value}")]
+    Unexpected {
+        /// Command that ran.
+        command: String,
+        /// What it printed.
+        value: String,
+    },
+    /// The target did not start, or not as it should.
+    #[error("`{command}`: {reason}\n{log}")]
+    Target {
+        /// Its command line.
+        command: String,
+        /// What is wrong.
+        reason: String,
+        /// What it printed.
+        log: String,
+    },
     /// QEMU closed its control socket, which it does only when it ends.
     #[error("QMP {request}: QEMU is gone")]
     QmpClosed {

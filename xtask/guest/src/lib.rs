@@ -33,11 +33,15 @@ mod files;
 mod image;
 mod inputs;
 mod kernel;
+pub mod kernel_target;
 mod machine;
+pub mod nvme;
 mod process;
 mod programs;
 mod qmp;
+mod shared;
 mod standins;
+mod target;
 mod tree;
 #[path = "agent/wire.rs"]
 mod wire;
@@ -47,6 +51,8 @@ pub use cache::{CACHE_VARIABLE, Cache};
 pub use error::{Error, Result};
 pub use image::{GuestImage, PACKAGES};
 pub use machine::{Guest, Output};
+pub use shared::{Lease, SharedGuest};
+pub use target::Target;
 
 /// Address under which a guest with [`Network::User`] reaches the loopback of the host.
 pub const HOST_ADDRESS: &str = "10.0.2.2";

@@ -32,6 +32,7 @@ pub const PROGRAMS: &[(&str, &str)] = &[
     ("lsblk", "util-linux"),
     ("blkid", "util-linux"),
     ("findmnt", "util-linux"),
+    ("mountpoint", "util-linux"),
     ("wipefs", "util-linux"),
     ("blockdev", "util-linux"),
     ("blkdiscard", "util-linux"),
