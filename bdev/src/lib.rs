@@ -16,6 +16,7 @@ pub mod queue_pair;
 mod range_lock;
 #[cfg(any(test, feature = "laws"))]
 mod segment_list;
+pub mod uri;
 
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
 pub use io::{Completion, Completions, Io, IoFlags, Lba, Memory, Operation, SegmentArray, Token};
@@ -23,3 +24,4 @@ pub use malloc::Malloc;
 pub use null::Null;
 pub use nvme::status::Status;
 pub use queue_pair::{Busy, QueuePair};
+pub use uri::DeviceUri;

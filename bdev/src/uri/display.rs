@@ -1,0 +1,111 @@
+//! Writes a device URI in its first spelling, with what differs from the defaults.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::syntax::Encoded;
+use super::{
+    BLOCK_BYTES_DEFAULT, DeviceUri, ISCSI_PORT_DEFAULT, NVMF_PORT_DEFAULT, PciAddress, Scheme, Size,
+};
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.spellings().first().unwrap_or(&"path"))
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PciAddress { domain, bus, device, function } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
+}
+
+impl fmt::Display for DeviceUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let DeviceUri::Path(path) = self {
+            return f.write_str(path);
+        }
+        write!(f, "{}://", self.scheme())?;
+        let mut query = Query { separator: '?' };
+        match self {
+            DeviceUri::Path(path) => f.write_str(path)?,
+            DeviceUri::Aio(uri) | DeviceUri::Uring(uri) => {
+                write!(f, "{}", Encoded(&uri.path))?;
+                query.block_bytes(f, uri.block_bytes)?;
+            }
+            DeviceUri::Malloc(uri) | DeviceUri::Null(uri) => {
+                write!(f, "/{}", Encoded(&uri.name))?;
+                match uri.size {
+                    Size::Mebibytes(count) => query.add(f, "size_mb", count)?,
+                    Size::Blocks(count) => query.add(f, "num_blocks", count)?,
+                }
+                query.block_bytes(f, uri.block_bytes)?;
+            }
+            DeviceUri::Nvmf(uri) => {
+                authority(f, &uri.host, uri.port, NVMF_PORT_DEFAULT)?;
+                write!(f, "/{}", Encoded(&uri.subnqn))?;
+                for (name, on) in [("reftag", uri.reftag), ("guard", uri.guard)] {
+                    if on {
+                        query.add(f, name, true)?;
+                    }
+                }
+            }
+            DeviceUri::Pcie(address) => write!(f, "/{address}")?,
+            DeviceUri::Iscsi(uri) => {
+                authority(f, &uri.host, uri.port, ISCSI_PORT_DEFAULT)?;
+                write!(f, "/{}", Encoded(&uri.target))?;
+                if uri.lun != 0 {
+                    write!(f, "/{}", uri.lun)?;
+                }
+            }
+            DeviceUri::Bdev(uri)
+            | DeviceUri::Loopback(uri)
+            | DeviceUri::Nexus(uri)
+            | DeviceUri::Lvol(uri) => write!(f, "/{}", Encoded(&uri.name))?,
+        }
+        query.uuid(f, self.uuid())
+    }
+}
+
+fn authority(f: &mut fmt::Formatter<'_>, host: &str, port: u16, default: u16) -> fmt::Result {
+    if host.contains(':') {
+        write!(f, "[{host}]")?;
+    } else {
+        f.write_str(host)?;
+    }
+    if port == default { Ok(()) } else { write!(f, ":{port}") }
+}
+
+/// Writes parameters, the first after a question mark.
+struct Query {
+    separator: char,
+}
+
+impl Query {
+    fn add(
+        &mut self,
+        f: &mut fmt::Formatter<'_>,
+        name: &str,
+        value: impl fmt::Display,
+    ) -> fmt::Result {
+        write!(f, "{}{name}={value}", self.separator)?;
+        self.separator = '&';
+        Ok(())
+    }
+
+    fn block_bytes(&mut self, f: &mut fmt::Formatter<'_>, block_bytes: u32) -> fmt::Result {
+        if block_bytes == BLOCK_BYTES_DEFAULT {
+            return Ok(());
+        }
+        self.add(f, "blk_size", block_bytes)
+    }
+
+    fn uuid(&mut self, f: &mut fmt::Formatter<'_>, uuid: Option<Uuid>) -> fmt::Result {
+        match uuid {
+            Some(uuid) => self.add(f, "uuid", uuid),
+            None => Ok(()),
+        }
+    }
+}
