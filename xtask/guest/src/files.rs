@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// Directories with programs; those of the administrator are not in every user's path.
 const PROGRAM_DIRECTORIES: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
+/// Beginning of the names of scratch directories.
+const SCRATCH_PREFIX: &str = "scratch-";
+
 /// Runs a program of the host and returns its standard output. Fails with its complaints.
 pub fn output_of(command: &mut Command) -> Result<String> {
     let text = format!("{command:?}");
@@ -59,9 +62,19 @@ impl Scratch {
     pub fn in_directory(parent: &Path) -> Result<Scratch> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("scratch-{}-{count}", std::process::id()));
+        let path = parent.join(format!("{SCRATCH_PREFIX}{}-{count}", std::process::id()));
         fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
         Ok(Scratch { path })
+    }
+
+    /// Removes those that a killed process left behind. Nobody else may be at work in `parent`.
+    pub fn remove_all(parent: &Path) {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        for entry in entries {
+            if entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Where it is.
@@ -84,6 +97,17 @@ mod tests {
     fn a_failing_program_is_reported_with_what_it_said() {
         let error = output_of(Command::new("sh").args(["-c", "echo bad >&2; exit 3"])).unwrap_err();
         assert!(error.to_string().contains("bad"), "{error}");
+    }
+
+    #[test]
+    fn scratch_directories_left_behind_are_removed_and_nothing_else() {
+        let parent = Scratch::in_directory(&std::env::temp_dir()).unwrap();
+        std::mem::forget(Scratch::in_directory(parent.path()).unwrap());
+        fs::write(parent.path().join("kept"), "x").unwrap();
+        Scratch::remove_all(parent.path());
+        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].file_name(), "kept");
     }
 
     #[test]

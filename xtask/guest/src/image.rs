@@ -105,6 +105,7 @@ impl GuestImage {
 
     fn build(&self, recipe: u64) -> Result<()> {
         let _ = fs::remove_file(self.stamp());
+        Scratch::remove_all(&self.directory);
         let scratch = Scratch::in_directory(&self.directory)?;
         let (unpacked, root) = (scratch.path().join("kernel"), scratch.path().join("root"));
         let mut inputs = Inputs::default();

@@ -3,8 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-/// Directories that are not the project's own text.
-const SKIPPED: &[&str] = &["target", ".git", "corpus"];
+/// Whether a directory holds no text of the project but what git and cargo keep, or inputs of
+/// fuzzers.
+fn is_skipped(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    // A module may well be named target; cargo's directories are at the root or below fuzz.
+    let is_built = path.starts_with("target") || path == "fuzz/target";
+    is_built || name == ".git" || name == "corpus"
+}
 
 /// One text file.
 #[derive(Clone, Debug)]
@@ -29,8 +35,10 @@ fn collect(directory: &Path, prefix: &str, found: &mut Vec<TextFile>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && !SKIPPED.contains(&name.as_str()) {
-            collect(&entry.path(), &path, found);
+        if kind.is_dir() {
+            if !is_skipped(&path) {
+                collect(&entry.path(), &path, found);
+            }
         } else if kind.is_file()
             && let Ok(text) = fs::read_to_string(entry.path())
         {
@@ -42,6 +50,13 @@ fn collect(directory: &Path, prefix: &str, found: &mut Vec<TextFile>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_named_target_is_text_and_a_directory_of_cargo_is_not() {
+        assert!(!is_skipped("nvmf/src/target") && !is_skipped("xtask/src/tidy"));
+        assert!(is_skipped("target") && is_skipped("target-loom") && is_skipped("fuzz/target"));
+        assert!(is_skipped(".git") && is_skipped("fuzz/corpus"));
+    }
 
     #[test]
     fn the_project_is_listed_and_what_is_built_is_not() {
