@@ -7,3 +7,4 @@
 
 pub mod fabrics;
 pub mod pdu;
+pub mod target;

@@ -1,0 +1,374 @@
+//! Get Features and Set Features.
+//!
+//! Nothing is saved over a reset: every feature starts at its default when the controller is
+//! enabled. NVMe Base 2.0 sections 5.15 and 5.27, NVM Command Set 1.0 section 4.1.3.
+
+use std::collections::BTreeMap;
+
+use bdev::Status;
+use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
+use reactor::Nanos;
+
+use super::events;
+use super::keep_alive::KeepAlive;
+use crate::target::limits::TargetLimits;
+use crate::target::namespace::NamespaceId;
+use crate::target::subsystem::{Subsystem, SubsystemKind};
+
+const ARBITRATION: u8 = 0x01;
+const POWER_MANAGEMENT: u8 = 0x02;
+const TEMPERATURE_THRESHOLD: u8 = 0x04;
+const ERROR_RECOVERY: u8 = 0x05;
+const VOLATILE_WRITE_CACHE: u8 = 0x06;
+const NUMBER_OF_QUEUES: u8 = 0x07;
+const WRITE_ATOMICITY: u8 = 0x0a;
+const ASYNC_EVENTS: u8 = 0x0b;
+const TIMESTAMP: u8 = 0x0e;
+const KEEP_ALIVE_TIMER: u8 = 0x0f;
+const HOST_BEHAVIOR: u8 = 0x16;
+const HOST_IDENTIFIER: u8 = 0x81;
+
+/// Features of an I/O controller, for the log page that lists them.
+pub(super) const IO_FEATURES: [u8; 12] = [
+    ARBITRATION,
+    POWER_MANAGEMENT,
+    TEMPERATURE_THRESHOLD,
+    ERROR_RECOVERY,
+    VOLATILE_WRITE_CACHE,
+    NUMBER_OF_QUEUES,
+    WRITE_ATOMICITY,
+    ASYNC_EVENTS,
+    TIMESTAMP,
+    KEEP_ALIVE_TIMER,
+    HOST_BEHAVIOR,
+    HOST_IDENTIFIER,
+];
+/// Features of a discovery controller (NVMe Base 2.0 figure 30).
+pub(super) const DISCOVERY_FEATURES: [u8; 3] = [ASYNC_EVENTS, KEEP_ALIVE_TIMER, HOST_IDENTIFIER];
+
+const SAVE: u32 = 1 << 31;
+const SELECT_SHIFT: u32 = 8;
+/// EXHID: the 16-byte host identifier, the only one over fabrics.
+const EXTENDED_HOST_ID: u32 = 1;
+const HOST_ID_BYTES: u32 = 16;
+const HOST_BEHAVIOR_BYTES: u32 = 512;
+const TIMESTAMP_BYTES: u32 = 8;
+/// SMART / health critical warnings that can raise an event (figure 315, bits 5:0).
+const HEALTH_EVENTS: u32 = 0x3f;
+/// Arbitration burst "no limit", the default; the weights are of a scheme that is not offered.
+const ARBITRATION_DEFAULT: u32 = 0b111;
+const TEMPERATURE_OVER_DEFAULT: u16 = 0xffff;
+const TEMPERATURE_UNDER_DEFAULT: u16 = 0;
+const CAPABILITY_NAMESPACE_SPECIFIC: u32 = 1 << 1;
+const CAPABILITY_CHANGEABLE: u32 = 1 << 2;
+const QUEUE_COUNT_RESERVED: u16 = 0xffff;
+/// Timestamp attributes, byte 6: bits 3:1 are 001b once the host has set it.
+const TIMESTAMP_SET_BY_HOST: u8 = 1 << 1;
+
+/// Which value Get Features asks for (SEL, cdw10 bits 10:8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Select {
+    Current,
+    Default,
+    /// What the feature can do rather than what it is.
+    Capabilities,
+}
+
+impl Select {
+    /// As nothing can be saved, the saved value is the default (section 5.15).
+    fn of(entry: &SubmissionEntry) -> Result<Self, Status> {
+        match entry.cdw10.get() >> SELECT_SHIFT & 0b111 {
+            0 => Ok(Self::Current),
+            1 | 2 => Ok(Self::Default),
+            3 => Ok(Self::Capabilities),
+            _ => Err(Status::INVALID_FIELD),
+        }
+    }
+}
+
+fn identifier(entry: &SubmissionEntry) -> u8 {
+    entry.cdw10.get().to_le_bytes()[0]
+}
+
+/// Bytes that a Get Features command brings, `None` if its completion says all.
+pub(super) fn get_bytes(entry: &SubmissionEntry) -> Result<Option<u32>, Status> {
+    if Select::of(entry)? == Select::Capabilities {
+        return Ok(None);
+    }
+    match identifier(entry) {
+        HOST_IDENTIFIER if entry.cdw11.get() & EXTENDED_HOST_ID == 0 => Err(Status::INVALID_FIELD),
+        HOST_IDENTIFIER => Ok(Some(HOST_ID_BYTES)),
+        HOST_BEHAVIOR => Ok(Some(HOST_BEHAVIOR_BYTES)),
+        TIMESTAMP => Ok(Some(TIMESTAMP_BYTES)),
+        _ => Ok(None),
+    }
+}
+
+/// Bytes that a Set Features command takes.
+pub(super) fn set_bytes(entry: &SubmissionEntry) -> Result<Option<u32>, Status> {
+    match identifier(entry) {
+        // Over fabrics the host identifier is given with Connect (section 5.27.1.25).
+        HOST_IDENTIFIER => Err(Status::COMMAND_SEQUENCE_ERROR),
+        HOST_BEHAVIOR => Ok(Some(HOST_BEHAVIOR_BYTES)),
+        TIMESTAMP => Ok(Some(TIMESTAMP_BYTES)),
+        _ => Ok(None),
+    }
+}
+
+/// What else of the controller and its surroundings features look at.
+#[derive(Debug)]
+pub(super) struct FeatureContext<'a> {
+    pub now: Nanos,
+    pub subsystem: &'a Subsystem,
+    pub open_io_queues: u16,
+    pub host_id: &'a [u8; 16],
+    pub keep_alive: &'a mut KeepAlive,
+}
+
+/// The features of one controller.
+#[derive(Debug)]
+pub(super) struct Features {
+    arbitration: u32,
+    power_management: u32,
+    temperature_over: u16,
+    temperature_under: u16,
+    /// Time limited error recovery by namespace, at most one entry each.
+    error_recovery: BTreeMap<NamespaceId, u16>,
+    write_atomicity: u32,
+    async_events: u32,
+    /// Queues granted, submission and completion, zero-based.
+    queues: [u16; 2],
+    host_behavior: [u8; 3],
+    /// What the host set, and when.
+    timestamp: Option<(u64, Nanos)>,
+    enabled_at: Nanos,
+}
+
+impl Features {
+    /// Every feature at its default, as after a reset.
+    pub fn new(limits: &TargetLimits, now: Nanos) -> Self {
+        Self {
+            arbitration: ARBITRATION_DEFAULT,
+            power_management: 0,
+            temperature_over: TEMPERATURE_OVER_DEFAULT,
+            temperature_under: TEMPERATURE_UNDER_DEFAULT,
+            error_recovery: BTreeMap::new(),
+            write_atomicity: 0,
+            async_events: 0,
+            queues: [limits.io_queues_max - 1; 2],
+            host_behavior: [0; 3],
+            timestamp: None,
+            enabled_at: now,
+        }
+    }
+
+    /// The events that the host wants to be told of.
+    pub fn async_events(&self) -> u32 {
+        self.async_events
+    }
+
+    /// How many I/O queues the host may connect: what it was last granted, or all before it asks.
+    pub fn io_queues(&self) -> u16 {
+        self.queues[0].min(self.queues[1]).saturating_add(1)
+    }
+
+    /// Executes Get Features; returns dword 0 and fills `out`, which is as long as
+    /// [`get_bytes`] says.
+    pub fn get(
+        &self,
+        cx: &FeatureContext<'_>,
+        entry: &SubmissionEntry,
+        out: &mut [u8],
+    ) -> Result<u32, Status> {
+        let feature = identifier(entry);
+        check_supported(feature, cx.subsystem)?;
+        let select = Select::of(entry)?;
+        if select == Select::Capabilities {
+            return Ok(capabilities(feature));
+        }
+        let defaults = Self::new(cx.subsystem.limits(), self.enabled_at);
+        let values = if select == Select::Default { &defaults } else { self };
+        let field = entry.cdw11.get();
+        Ok(match feature {
+            ARBITRATION => values.arbitration,
+            POWER_MANAGEMENT => values.power_management,
+            TEMPERATURE_THRESHOLD => u32::from(values.temperature(field)?),
+            ERROR_RECOVERY => {
+                let id = NamespaceId(entry.namespace_id.get());
+                cx.subsystem.namespace(id).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT)?;
+                u32::from(values.error_recovery.get(&id).copied().unwrap_or(0))
+            }
+            VOLATILE_WRITE_CACHE => 1,
+            NUMBER_OF_QUEUES => u32::from(values.queues[0]) | u32::from(values.queues[1]) << 16,
+            WRITE_ATOMICITY => values.write_atomicity,
+            ASYNC_EVENTS => values.async_events,
+            KEEP_ALIVE_TIMER if select == Select::Default => 0,
+            KEEP_ALIVE_TIMER => cx.keep_alive.timeout_ms(),
+            TIMESTAMP => {
+                out.copy_from_slice(&values.timestamp_now(cx.now));
+                0
+            }
+            HOST_BEHAVIOR => {
+                out.fill(0);
+                out[..3].copy_from_slice(&values.host_behavior);
+                0
+            }
+            HOST_IDENTIFIER => {
+                out.copy_from_slice(cx.host_id);
+                0
+            }
+            _ => return Err(Status::INVALID_FIELD),
+        })
+    }
+
+    /// Executes Set Features with `data` as long as [`set_bytes`] says; returns dword 0.
+    pub fn set(
+        &mut self,
+        cx: &mut FeatureContext<'_>,
+        entry: &SubmissionEntry,
+        data: &[u8],
+    ) -> Result<u32, Status> {
+        let feature = identifier(entry);
+        check_supported(feature, cx.subsystem)?;
+        if entry.cdw10.get() & SAVE != 0 {
+            return Err(Status::FEATURE_NOT_SAVEABLE);
+        }
+        let namespace_id = entry.namespace_id.get();
+        let is_of_controller = matches!(namespace_id, 0 | NAMESPACE_ID_ALL);
+        if feature != ERROR_RECOVERY && !is_of_controller {
+            return Err(Status::FEATURE_NOT_NAMESPACE_SPECIFIC);
+        }
+        let value = entry.cdw11.get();
+        match feature {
+            ARBITRATION => self.arbitration = value & 0xffff_ff07,
+            // Power state 0 is the only one (NPSS is 0); the workload hint may be anything.
+            POWER_MANAGEMENT if value & 0x1f == 0 => self.power_management = value & 0xe0,
+            TEMPERATURE_THRESHOLD => self.set_temperature(value)?,
+            ERROR_RECOVERY => self.set_error_recovery(cx.subsystem, namespace_id, value)?,
+            // Turning the cache off would make every write wait for the medium; not offered.
+            VOLATILE_WRITE_CACHE if value & 1 == 0 => return Err(Status::FEATURE_NOT_CHANGEABLE),
+            VOLATILE_WRITE_CACHE => {}
+            NUMBER_OF_QUEUES => return self.set_queues(cx, value),
+            WRITE_ATOMICITY => self.write_atomicity = value & 1,
+            ASYNC_EVENTS => self.set_async_events(cx.subsystem.kind(), value)?,
+            KEEP_ALIVE_TIMER => cx.keep_alive.set_timeout_ms(value),
+            TIMESTAMP => self.set_timestamp(cx.now, data)?,
+            HOST_BEHAVIOR => self.set_host_behavior(data)?,
+            _ => return Err(Status::INVALID_FIELD),
+        }
+        Ok(0)
+    }
+
+    /// A threshold by sensor (bits 19:16) and type (bits 21:20); there is the composite one only.
+    fn temperature(&self, field: u32) -> Result<u16, Status> {
+        match (field >> 16 & 0xf, field >> 20 & 0b11) {
+            (0, 0) => Ok(self.temperature_over),
+            (0, 1) => Ok(self.temperature_under),
+            _ => Err(Status::INVALID_FIELD),
+        }
+    }
+
+    fn set_temperature(&mut self, field: u32) -> Result<(), Status> {
+        let [low, high, ..] = field.to_le_bytes();
+        let threshold = u16::from_le_bytes([low, high]);
+        // Sensor 15 stands for all of them.
+        match (field >> 16 & 0xf, field >> 20 & 0b11) {
+            (0 | 0xf, 0) => self.temperature_over = threshold,
+            (0 | 0xf, 1) => self.temperature_under = threshold,
+            _ => return Err(Status::INVALID_FIELD),
+        }
+        Ok(())
+    }
+
+    /// TLER in bits 15:0; DULBE (bit 16) is not offered: deallocated blocks read as zeroes
+    /// (NVM Command Set 1.0 section 4.1.3.2).
+    fn set_error_recovery(
+        &mut self,
+        subsystem: &Subsystem,
+        namespace_id: u32,
+        value: u32,
+    ) -> Result<(), Status> {
+        let limit = u16::try_from(value).map_err(|_| Status::INVALID_FIELD)?;
+        if namespace_id == NAMESPACE_ID_ALL {
+            let all = subsystem.namespaces().iter().map(|namespace| (namespace.id, limit));
+            self.error_recovery = all.collect();
+            return Ok(());
+        }
+        let id = NamespaceId(namespace_id);
+        subsystem.namespace(id).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT)?;
+        self.error_recovery.insert(id, limit);
+        Ok(())
+    }
+
+    /// Section 5.27.1.5: both counts are zero-based, FFFFh is reserved, and the number is fixed
+    /// once an I/O queue is there.
+    fn set_queues(&mut self, cx: &FeatureContext<'_>, value: u32) -> Result<u32, Status> {
+        let [low, next, third, high] = value.to_le_bytes();
+        let asked = [u16::from_le_bytes([low, next]), u16::from_le_bytes([third, high])];
+        if asked.contains(&QUEUE_COUNT_RESERVED) {
+            return Err(Status::INVALID_FIELD);
+        }
+        if cx.open_io_queues != 0 {
+            return Err(Status::COMMAND_SEQUENCE_ERROR);
+        }
+        self.queues = asked.map(|count| count.min(cx.subsystem.limits().io_queues_max - 1));
+        Ok(u32::from(self.queues[0]) | u32::from(self.queues[1]) << 16)
+    }
+
+    fn set_async_events(&mut self, kind: SubsystemKind, value: u32) -> Result<(), Status> {
+        let health = if kind == SubsystemKind::Nvm { HEALTH_EVENTS } else { 0 };
+        if value & !(events::supported_mask(kind) | health) != 0 {
+            return Err(Status::INVALID_FIELD);
+        }
+        self.async_events = value;
+        Ok(())
+    }
+
+    /// Milliseconds since 1970 in 48 bits (figure 319).
+    fn set_timestamp(&mut self, now: Nanos, data: &[u8]) -> Result<(), Status> {
+        let [a, b, c, d, e, f, _, _] =
+            *data.first_chunk().ok_or(Status::DATA_SGL_LENGTH_INVALID)?;
+        self.timestamp = Some((u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), now));
+        Ok(())
+    }
+
+    fn timestamp_now(&self, now: Nanos) -> [u8; 8] {
+        const NANOS_PER_MS: u64 = 1_000_000;
+        let (start_ms, since, attributes) = match self.timestamp {
+            Some((start_ms, since)) => (start_ms, since, TIMESTAMP_SET_BY_HOST),
+            None => (0, self.enabled_at, 0),
+        };
+        let value_ms = start_ms.wrapping_add(now.since(since).0 / NANOS_PER_MS);
+        let [a, b, c, d, e, f, ..] = value_ms.to_le_bytes();
+        [a, b, c, d, e, f, attributes, 0]
+    }
+
+    /// ACRE, ETDAS and LBAFEE, a byte of 0 or 1 each (figure 328). None changes what this
+    /// controller does, as it uses neither retry delays nor the formats that they enable.
+    fn set_host_behavior(&mut self, data: &[u8]) -> Result<(), Status> {
+        let flags: [u8; 3] = *data.first_chunk().ok_or(Status::DATA_SGL_LENGTH_INVALID)?;
+        if flags.iter().any(|flag| *flag > 1) {
+            return Err(Status::INVALID_FIELD);
+        }
+        self.host_behavior = flags;
+        Ok(())
+    }
+}
+
+fn check_supported(feature: u8, subsystem: &Subsystem) -> Result<(), Status> {
+    let is_supported = match subsystem.kind() {
+        SubsystemKind::Discovery => DISCOVERY_FEATURES.contains(&feature),
+        // Without a cache the feature is not there (section 5.27.1.4).
+        SubsystemKind::Nvm if feature == VOLATILE_WRITE_CACHE => subsystem.has_volatile_cache(),
+        SubsystemKind::Nvm => IO_FEATURES.contains(&feature),
+    };
+    if is_supported { Ok(()) } else { Err(Status::INVALID_FIELD) }
+}
+
+fn capabilities(feature: u8) -> u32 {
+    match feature {
+        ERROR_RECOVERY => CAPABILITY_CHANGEABLE | CAPABILITY_NAMESPACE_SPECIFIC,
+        VOLATILE_WRITE_CACHE | HOST_IDENTIFIER => 0,
+        _ => CAPABILITY_CHANGEABLE,
+    }
+}

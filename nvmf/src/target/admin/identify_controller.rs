@@ -1,0 +1,144 @@
+//! Identify Controller, as a Linux host wants it: what the target can do, and its limits.
+//!
+//! NVMe Base 2.0 figure 275, NVM Command Set 1.0 section 4.1.5.2.
+
+use bdev::nvme::identify::{
+    IDENTIFY_BYTES, IdentifyController, NvmIdentifyController, controller_field as field,
+};
+use bdev::nvme::register::Version;
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, FromZeros};
+
+use super::events::supported_mask;
+use super::identify::IdentifyContext;
+use super::log_page::{ANA_GROUP, ERROR_ENTRIES};
+use crate::target::limits::{
+    ASYNC_EVENTS_MAX, CAPSULE_UNIT_BYTES, KEEP_ALIVE_GRANULARITY, NAMESPACES_LIMIT, PAGE_BYTES,
+};
+use crate::target::subsystem::{FIRMWARE, MODEL};
+
+/// Most Abort commands at a time, zero-based: a recommendation to the host; each is answered at
+/// once.
+const ABORT_LIMIT: u8 = 3;
+/// LPA bit 5: the pages of supported log pages and of effects of features are there.
+const LOG_SUPPORTED_PAGES: u8 = 1 << 5;
+/// ONCS bit 6.
+const TIMESTAMP: u16 = 1 << 6;
+/// Seconds within which an ANA change ends: the ten that hosts grant by default.
+const ANA_TRANSITION_SECONDS: u8 = 10;
+/// RAB: commands fetched in one go, a power of two.
+const ARBITRATION_BURST: u8 = 6;
+/// SQES, required and largest: 64 bytes.
+const SUBMISSION_ENTRY_SIZES: u8 = 0x66;
+/// CQES, required and largest: 16 bytes.
+const COMPLETION_ENTRY_SIZES: u8 = 0x44;
+/// A command capsule without data.
+const COMMAND_BYTES: u32 = 64;
+/// IORCSZ: a response capsule of 16 bytes.
+const RESPONSE_CAPSULE_UNITS: u32 = 1;
+/// OFCS: Disconnect of single queues.
+const DISCONNECT: u16 = 1;
+/// WZSL as a power of two of pages: 32 MiB, the most that the 16 bits of NLB can say in blocks of
+/// 512 bytes. Without it a host cuts Write Zeroes at MDTS.
+const WRITE_ZEROES_PAGES_SHIFT: u8 = 13;
+
+/// Fills Identify Controller of an I/O controller (CNS 01h).
+pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) {
+    let data = common(cx, out);
+    let subsystem = cx.subsystem;
+    let limits = subsystem.limits();
+    data.controller_type = field::TYPE_IO;
+    data.multi_path = field::MULTI_PORT | field::MULTI_CONTROLLER | field::ANA_REPORTING;
+    data.arbitration_burst = ARBITRATION_BURST;
+    data.abort_limit = ABORT_LIMIT;
+    data.firmware_updates = field::FIRMWARE_SLOT_1_READ_ONLY | field::FIRMWARE_ONE_SLOT;
+    data.log_page_attributes |= field::LOG_EFFECTS;
+    data.ana_transition_seconds = ANA_TRANSITION_SECONDS;
+    data.ana_capabilities = field::ANA_OPTIMIZED | field::ANA_GROUP_FIXED;
+    data.ana_group_id_max = U32::new(ANA_GROUP);
+    data.ana_group_count = U32::new(1);
+    data.submission_entry_sizes = SUBMISSION_ENTRY_SIZES;
+    data.completion_entry_sizes = COMPLETION_ENTRY_SIZES;
+    data.namespace_count = U32::new(NAMESPACES_LIMIT);
+    data.namespaces_allowed = U32::new(NAMESPACES_LIMIT);
+    data.nvm_commands = U16::new(
+        field::COMPARE
+            | field::DATASET_MANAGEMENT
+            | field::WRITE_ZEROES
+            | field::SAVE_SELECT
+            | TIMESTAMP,
+    );
+    data.volatile_write_cache = field::FLUSH_ALL_UNSUPPORTED;
+    if subsystem.has_volatile_cache() {
+        data.volatile_write_cache |= field::WRITE_CACHE_PRESENT;
+    }
+    // What holds for every namespace; one that can do more says so itself.
+    let atomic = subsystem.namespaces().iter().map(|one| one.limits().atomic_blocks).min();
+    let atomic_zero_based = atomic.unwrap_or(1).saturating_sub(1);
+    let atomic_zero_based = U16::new(u16::try_from(atomic_zero_based).unwrap_or(u16::MAX));
+    data.atomic_write = atomic_zero_based;
+    data.atomic_write_power_fail = atomic_zero_based;
+    let capsule_units = (COMMAND_BYTES + limits.in_capsule_bytes) / CAPSULE_UNIT_BYTES;
+    data.command_capsule_size = U32::new(capsule_units);
+    data.response_capsule_size = U32::new(RESPONSE_CAPSULE_UNITS);
+    data.fabrics_commands = U16::new(DISCONNECT);
+}
+
+/// Fills Identify Controller of a discovery controller (CNS 01h).
+pub(super) fn fill_discovery(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) {
+    let data = common(cx, out);
+    data.controller_type = field::TYPE_DISCOVERY;
+}
+
+/// Fills Identify Controller of the NVM command set (CNS 06h). Zero is no limit of its own.
+pub(super) fn fill_nvm(out: &mut [u8; IDENTIFY_BYTES]) {
+    let data = NvmIdentifyController::mut_from_bytes(out).expect("both have 4096 bytes");
+    data.zero();
+    data.write_zeroes_size_max = WRITE_ZEROES_PAGES_SHIFT;
+}
+
+/// What both kinds of controller have.
+fn common<'a>(
+    cx: &IdentifyContext<'_>,
+    out: &'a mut [u8; IDENTIFY_BYTES],
+) -> &'a mut IdentifyController {
+    let subsystem = cx.subsystem;
+    let limits = subsystem.limits();
+    let data = IdentifyController::mut_from_bytes(out).expect("both have 4096 bytes");
+    data.zero();
+    data.serial_number = *subsystem.serial();
+    data.model_number = padded(MODEL);
+    data.firmware_revision = firmware_revision();
+    // MDTS counts in the smallest page, as a power of two; checked to be one.
+    let transfer_pages = limits.transfer_bytes_max / PAGE_BYTES;
+    data.transfer_size_max = transfer_pages.trailing_zeros().to_le_bytes()[0];
+    data.controller_id = U16::new(cx.controller_id);
+    data.version = U32::new(Version::V2_0.0);
+    data.async_events = U32::new(supported_mask(subsystem.kind()));
+    data.attributes = U32::new(field::HOST_ID_128);
+    data.async_event_limit = ASYNC_EVENTS_MAX - 1;
+    data.log_page_attributes = field::LOG_EXTENDED | LOG_SUPPORTED_PAGES;
+    data.error_log_entries = ERROR_ENTRIES - 1;
+    data.keep_alive_granularity_100ms = U16::new(KEEP_ALIVE_GRANULARITY);
+    data.commands_max = U16::new(limits.queue_entries_max);
+    // In-capsule data is of I/O queues and of the admin queue alike.
+    data.sgl_support = U32::new(field::SGL_SUPPORTED | field::SGL_OFFSET | field::SGL_TRANSPORT);
+    data.subsystem_nqn = subsystem.nqn().to_field();
+    data.sgl_descriptors_max = 1;
+    data.vendor[..16].copy_from_slice(subsystem.instance());
+    data
+}
+
+/// The firmware revision in its field of eight bytes.
+pub(super) fn firmware_revision() -> [u8; 8] {
+    padded(FIRMWARE)
+}
+
+/// ASCII in a field, cut off or padded with spaces (section 1.4.2).
+fn padded<const LEN: usize>(text: &str) -> [u8; LEN] {
+    let mut bytes = [b' '; LEN];
+    for (place, byte) in bytes.iter_mut().zip(text.bytes()) {
+        *place = byte;
+    }
+    bytes
+}

@@ -1,0 +1,255 @@
+//! Get Log Page, but for the discovery log.
+//!
+//! A page is built whole and the part that was asked for is copied out, zeroes after its end; the
+//! largest is some 4 KiB. NVMe Base 2.0 section 5.16.
+
+use bdev::Status;
+use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
+use bdev::nvme::identify::COMMAND_SET_NVM;
+use bdev::nvme::log_page::{
+    self as page, ANA_GROUPS_ONLY, AnaGroup, AnaHeader, AnaState, ChangedNamespaceLog,
+    CommandEffectsLog, Counter, ErrorEntry, FirmwareSlotLog, SmartLog, effect,
+};
+use bdev::nvme::opcode::{AdminOpcode, NvmOpcode};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::changed_namespaces::ChangedNamespaces;
+use super::controller::IoStatistics;
+use super::discovery::Directory;
+use super::features;
+use super::identify_controller::firmware_revision;
+use crate::fabrics::Nqn;
+use crate::target::limits::TargetLimits;
+use crate::target::subsystem::{Subsystem, SubsystemKind};
+
+/// 13h: NVMe-MI commands supported and effects, all of which are none.
+const MANAGEMENT_EFFECTS: u8 = 0x13;
+const MANAGEMENT_EFFECTS_BYTES: usize = 4096;
+/// Entries of a page with a descriptor for each of 256 identifiers.
+const IDENTIFIERS: usize = 256;
+
+/// Log pages of an I/O controller.
+const IO_PAGES: [u8; 9] = [
+    page::SUPPORTED,
+    page::ERROR,
+    page::SMART,
+    page::FIRMWARE_SLOT,
+    page::CHANGED_NAMESPACES,
+    page::COMMAND_EFFECTS,
+    page::ANA,
+    page::FEATURE_EFFECTS,
+    MANAGEMENT_EFFECTS,
+];
+/// Log pages of a discovery controller.
+const DISCOVERY_PAGES: [u8; 5] =
+    [page::SUPPORTED, page::ERROR, page::FEATURE_EFFECTS, MANAGEMENT_EFFECTS, page::DISCOVERY];
+
+/// Entries of the error log, which stays empty: every error goes to the host as a status.
+pub(super) const ERROR_ENTRIES: u8 = 1;
+/// The one ANA group, which holds every namespace.
+pub(super) const ANA_GROUP: u32 = 1;
+
+/// Admin commands that are executed.
+const ADMIN_COMMANDS: [AdminOpcode; 7] = [
+    AdminOpcode::GetLogPage,
+    AdminOpcode::Identify,
+    AdminOpcode::Abort,
+    AdminOpcode::SetFeatures,
+    AdminOpcode::GetFeatures,
+    AdminOpcode::AsyncEventRequest,
+    AdminOpcode::KeepAlive,
+];
+/// I/O commands that are executed and leave blocks as they are.
+const READING_COMMANDS: [NvmOpcode; 3] = [NvmOpcode::Flush, NvmOpcode::Read, NvmOpcode::Compare];
+/// I/O commands that are executed and change blocks.
+const WRITING_COMMANDS: [NvmOpcode; 3] =
+    [NvmOpcode::Write, NvmOpcode::WriteZeroes, NvmOpcode::DatasetManagement];
+
+/// LSUPP of a supported log page, FSUPP of a supported feature.
+const SUPPORTED_BIT: u32 = 1;
+/// FSP: the feature is of the controller (figure 257).
+const SCOPE_CONTROLLER: u32 = 1 << 21;
+/// RAE, cdw10 bit 15.
+const RETAIN_EVENT: u32 = 1 << 15;
+/// OT, cdw14 bit 23: the offset is an index, which no page here has.
+const OFFSET_IS_INDEX: u32 = 1 << 23;
+/// SMART counts data in thousands of 512 bytes.
+const DATA_UNIT_BYTES: u64 = 512_000;
+const SPARE_PERCENT: u8 = 100;
+const SPARE_THRESHOLD_PERCENT: u8 = 10;
+/// AFI: slot 1 is active.
+const FIRMWARE_SLOT_ACTIVE: u8 = 1;
+
+/// Bytes that a Get Log Page command brings.
+pub(super) fn requested_bytes(
+    entry: &SubmissionEntry,
+    limits: &TargetLimits,
+) -> Result<u32, Status> {
+    // NUMDU is the lower half of dword 11, NUMDL the upper half of dword 10; zero-based.
+    let dwords_zero_based = entry.cdw11.get() << 16 | entry.cdw10.get() >> 16;
+    let len_bytes = dwords_zero_based
+        .checked_add(1)
+        .and_then(|dwords| dwords.checked_mul(4))
+        .filter(|len_bytes| *len_bytes <= limits.transfer_bytes_max);
+    len_bytes.ok_or(Status::INVALID_FIELD)
+}
+
+/// What a Get Log Page command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LogRequest {
+    pub page: u8,
+    /// Log specific field.
+    pub specific: u8,
+    /// Whether the event that belongs to the page stays masked.
+    pub retains_event: bool,
+    /// First byte asked for, a multiple of 4.
+    pub offset: u64,
+    pub command_set: u8,
+}
+
+impl LogRequest {
+    /// Reads and checks a command (figures 197 to 201).
+    pub fn of(entry: &SubmissionEntry) -> Result<Self, Status> {
+        let dword10 = entry.cdw10.get();
+        let [page, specific, ..] = dword10.to_le_bytes();
+        let offset = u64::from(entry.cdw13.get()) << 32 | u64::from(entry.cdw12.get());
+        let dword14 = entry.cdw14.get();
+        let is_of_controller = matches!(entry.namespace_id.get(), 0 | NAMESPACE_ID_ALL);
+        if !offset.is_multiple_of(4) || dword14 & OFFSET_IS_INDEX != 0 || !is_of_controller {
+            return Err(Status::INVALID_FIELD);
+        }
+        Ok(Self {
+            page,
+            specific: specific & 0x7f,
+            retains_event: dword10 & RETAIN_EVENT != 0,
+            offset,
+            command_set: dword14.to_le_bytes()[3],
+        })
+    }
+}
+
+/// What log pages are made of.
+#[derive(Debug)]
+pub(super) struct LogContext<'a> {
+    pub subsystem: &'a Subsystem,
+    pub statistics: &'a IoStatistics,
+    pub changed_namespaces: &'a ChangedNamespaces,
+    pub ana_change_count: u64,
+    pub directory: Option<&'a Directory>,
+    pub host: &'a Nqn,
+}
+
+/// Fills `out` with the part of the page that was asked for.
+pub(super) fn read(
+    cx: &LogContext<'_>,
+    request: &LogRequest,
+    out: &mut [u8],
+) -> Result<(), Status> {
+    let kind = cx.subsystem.kind();
+    let (pages, features): (&[u8], &[u8]) = match kind {
+        SubsystemKind::Discovery => (&DISCOVERY_PAGES, &features::DISCOVERY_FEATURES),
+        SubsystemKind::Nvm => (&IO_PAGES, &features::IO_FEATURES),
+    };
+    if !pages.contains(&request.page) {
+        return Err(Status::INVALID_LOG_PAGE);
+    }
+    let whole = match request.page {
+        page::SUPPORTED => table(pages, SUPPORTED_BIT),
+        page::ERROR => ErrorEntry::new_zeroed().as_bytes().repeat(usize::from(ERROR_ENTRIES)),
+        page::SMART => smart(cx.statistics),
+        page::FIRMWARE_SLOT => firmware_slots(),
+        page::CHANGED_NAMESPACES => changed_namespaces(cx.changed_namespaces),
+        page::COMMAND_EFFECTS => command_effects(request.command_set)?,
+        page::ANA => ana(cx, request.specific),
+        page::FEATURE_EFFECTS => table(features, SUPPORTED_BIT | SCOPE_CONTROLLER),
+        page::DISCOVERY => {
+            let directory = cx.directory.ok_or(Status::INTERNAL_ERROR)?;
+            return directory.read(cx.host, request.offset, out);
+        }
+        _ => vec![0; MANAGEMENT_EFFECTS_BYTES],
+    };
+    copy_part(&whole, request.offset, out)
+}
+
+/// Copies from `offset` on; zeroes follow the end. An offset past the end is refused.
+fn copy_part(whole: &[u8], offset: u64, out: &mut [u8]) -> Result<(), Status> {
+    let start = usize::try_from(offset).map_err(|_| Status::INVALID_FIELD)?;
+    let part = whole.get(start..).ok_or(Status::INVALID_FIELD)?;
+    let len = part.len().min(out.len());
+    out[..len].copy_from_slice(&part[..len]);
+    out[len..].fill(0);
+    Ok(())
+}
+
+/// A page with a descriptor for each of 256 identifiers.
+fn table(identifiers: &[u8], descriptor: u32) -> Vec<u8> {
+    let mut entries = [U32::ZERO; IDENTIFIERS];
+    for identifier in identifiers {
+        entries[usize::from(*identifier)] = U32::new(descriptor);
+    }
+    entries.as_bytes().to_vec()
+}
+
+fn smart(statistics: &IoStatistics) -> Vec<u8> {
+    let units = |bytes: u64| Counter::new(u128::from(bytes.div_ceil(DATA_UNIT_BYTES)));
+    let mut log = SmartLog::new_zeroed();
+    log.spare_percent = SPARE_PERCENT;
+    log.spare_threshold_percent = SPARE_THRESHOLD_PERCENT;
+    log.data_units_read = units(statistics.read_bytes);
+    log.data_units_written = units(statistics.written_bytes);
+    log.read_commands = Counter::new(u128::from(statistics.read_commands));
+    log.write_commands = Counter::new(u128::from(statistics.write_commands));
+    log.as_bytes().to_vec()
+}
+
+fn firmware_slots() -> Vec<u8> {
+    let mut log = FirmwareSlotLog::new_zeroed();
+    log.active = FIRMWARE_SLOT_ACTIVE;
+    log.revisions[0] = firmware_revision();
+    log.as_bytes().to_vec()
+}
+
+fn changed_namespaces(changed: &ChangedNamespaces) -> Vec<u8> {
+    let mut log = ChangedNamespaceLog::new_zeroed();
+    for (slot, id) in log.ids.iter_mut().zip(changed.iter()) {
+        *slot = U32::new(id);
+    }
+    log.as_bytes().to_vec()
+}
+
+fn command_effects(command_set: u8) -> Result<Vec<u8>, Status> {
+    if command_set != COMMAND_SET_NVM {
+        return Err(Status::INVALID_FIELD);
+    }
+    let mut log = CommandEffectsLog::new_zeroed();
+    for opcode in ADMIN_COMMANDS {
+        log.admin[usize::from(opcode.value())] = U32::new(effect::SUPPORTED);
+    }
+    for opcode in READING_COMMANDS {
+        log.io[usize::from(opcode.value())] = U32::new(effect::SUPPORTED);
+    }
+    for opcode in WRITING_COMMANDS {
+        let effects = effect::SUPPORTED | effect::CHANGES_DATA;
+        log.io[usize::from(opcode.value())] = U32::new(effects);
+    }
+    Ok(log.as_bytes().to_vec())
+}
+
+/// One group, optimized: every path of a standalone target is as good as any other.
+fn ana(cx: &LogContext<'_>, specific: u8) -> Vec<u8> {
+    let mut header = AnaHeader::new_zeroed();
+    header.change_count = U64::new(cx.ana_change_count);
+    header.groups = 1.into();
+    let namespaces = if specific & ANA_GROUPS_ONLY != 0 { &[] } else { cx.subsystem.namespaces() };
+    let count = u32::try_from(namespaces.len()).expect("a subsystem has at most 1024 namespaces");
+    let mut group = AnaGroup::new_zeroed();
+    group.id = U32::new(ANA_GROUP);
+    group.namespaces = U32::new(count);
+    group.change_count = U64::new(cx.ana_change_count);
+    group.state = AnaState::Optimized.value();
+    let mut log = header.as_bytes().to_vec();
+    log.extend_from_slice(group.as_bytes());
+    log.extend(namespaces.iter().flat_map(|namespace| namespace.id.0.to_le_bytes()));
+    log
+}
