@@ -1,0 +1,109 @@
+//! The command `run`: opens the target, starts the load's cores, and reports.
+//!
+//! Called by main, on its thread.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use bdev::BlockDevice;
+use reactor::cores::CoreList;
+use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
+
+use crate::cycles::TickRate;
+use crate::device;
+use crate::harness::{self, Collected, RunError};
+use crate::load::{Checking, Load, LoadConfig};
+use crate::options::RunOptions;
+use crate::report::Report;
+use crate::source::Source;
+use crate::workload::Direction;
+
+/// What every core opens for itself.
+#[derive(Clone, Debug)]
+enum Target {
+    Local(Arc<dyn BlockDevice>),
+}
+
+impl Target {
+    fn source(&self) -> Source {
+        match self {
+            Target::Local(device) => Source::Local(Arc::clone(device)),
+        }
+    }
+}
+
+/// Runs the load and reports.
+///
+/// # Errors
+///
+/// When the target, a core or memory cannot be had.
+pub fn run(options: &RunOptions) -> Result<Report, RunError> {
+    options.load.cores.check_within(&CoreList::allowed()?)?;
+    let name = options.target.clone().unwrap_or_default();
+    let direction = options.load.pattern.direction(options.load.read_percent);
+    if options.verify
+        && matches!(direction, Direction::Read | Direction::Mixed { read_percent: 100 })
+    {
+        let reason = "--verify checks what it wrote itself: choose a load with writes".into();
+        return Err(RunError::Target { target: name, reason });
+    }
+    let rate = TickRate::calibrate();
+    let target = Target::Local(device::open(&name)?);
+    let Collected { measures, faults, server } = load(options, &target, rate)?;
+    Ok(Report::new(&measures, server, rate, faults))
+}
+
+fn load(options: &RunOptions, target: &Target, rate: TickRate) -> Result<Collected, RunError> {
+    let (events, reports) = mpsc::channel();
+    let cores = options.load.cores.as_slice();
+    let mut loads: Vec<ReactorHandle<Load>> = Vec::with_capacity(cores.len());
+    let mut failed = None;
+    for (index, core) in cores.iter().enumerate() {
+        let config = load_config(options, index, rate);
+        let buffers = u64::from(config.connections) * u64::from(config.depth);
+        let reactor = Reactor::new(ReactorConfig {
+            core: *core,
+            idle: options.load.idle.policy(),
+            pool: harness::pool_for(buffers, config.block_bytes),
+            seed: options.load.seed.wrapping_add(u64::from(core.0)),
+        });
+        let (events, source) = (events.clone(), target.source());
+        let started = reactor.map_err(RunError::from).and_then(|reactor| {
+            reactor.start(move |cx| Ok::<_, RunError>(Load::new(cx, config, source, events)))
+        });
+        match started {
+            Ok(load) => loads.push(load),
+            Err(error) => failed = Some(error),
+        }
+    }
+    drop(events);
+    let within = options.load.ramp_time + options.load.runtime + harness::GRACE;
+    let result = match failed {
+        Some(error) => Err(error),
+        None => harness::collect(&reports, loads.len(), None, within),
+    };
+    loads.into_iter().for_each(harness::end);
+    result
+}
+
+/// What the core at `index` of the list is to do.
+pub fn load_config(options: &RunOptions, index: usize, rate: TickRate) -> LoadConfig {
+    let load = &options.load;
+    LoadConfig {
+        connections: load.connections_of(index),
+        connections_before: (0..index).map(|before| load.connections_of(before)).sum(),
+        connections_all: load.connections(),
+        core_index: index as u64,
+        cores: load.cores.as_slice().len() as u64,
+        depth: load.depth,
+        block_bytes: load.block_bytes,
+        direction: load.pattern.direction(load.read_percent),
+        order: load.pattern.order(),
+        offset_bytes: options.offset,
+        size_bytes: options.size,
+        checking: if options.verify { Checking::Pattern } else { Checking::Off },
+        ios_per_second: load.ios_per_second_of_core(),
+        window: load.window(),
+        rate,
+    }
+}
