@@ -4,6 +4,7 @@
 //! sound because regions are never unmapped; what a segment names is decided by whoever owns the
 //! buffer under it until the I/O completes (completion is release, ARCHITECTURE 3).
 
+use std::io::{IoSlice, IoSliceMut};
 use std::ptr::NonNull;
 
 use super::region::RegionId;
@@ -66,6 +67,32 @@ impl Segment {
         let source = self.part(offset_bytes, len_bytes);
         // SAFETY: as in `write`, with the direction turned round.
         unsafe { into.as_mut_ptr().copy_from_nonoverlapping(source.address.as_ptr(), into.len()) };
+    }
+
+    /// `len_bytes` from `offset_bytes` on, for a socket to send. Panics when that is not inside.
+    ///
+    /// For the layer that holds the I/O, while it is in flight.
+    pub fn io_slice(&self, offset_bytes: u32, len_bytes: u32) -> IoSlice<'_> {
+        let part = self.part(offset_bytes, len_bytes);
+        // SAFETY: mapped, initialised memory of this length (see `from_raw` and the pool). The I/O
+        // in flight owns it: its submitter holds no reference until the completion, and the layer
+        // that holds the I/O is on this thread and writes nothing to what it is sending.
+        IoSlice::new(unsafe {
+            std::slice::from_raw_parts(part.address.as_ptr(), part.len_bytes as usize)
+        })
+    }
+
+    /// `len_bytes` from `offset_bytes` on, for a socket to fill. Panics when that is not inside.
+    ///
+    /// For the layer that holds the I/O, while it is in flight; it makes one slice of a place at a
+    /// time.
+    pub fn io_slice_mut(&self, offset_bytes: u32, len_bytes: u32) -> IoSliceMut<'_> {
+        let part = self.part(offset_bytes, len_bytes);
+        // SAFETY: as in `io_slice`; the layer that holds the I/O asks for distinct parts, uses them
+        // in one call of its socket and keeps none.
+        IoSliceMut::new(unsafe {
+            std::slice::from_raw_parts_mut(part.address.as_ptr(), part.len_bytes as usize)
+        })
     }
 
     /// Writes zeroes over the whole segment.
