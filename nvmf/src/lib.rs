@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod fabrics;
+pub mod initiator;
 pub mod pdu;
 pub mod target;

@@ -1,0 +1,227 @@
+//! The initiator as a block device's queue pair: I/Os become NVMe commands over one connection.
+//!
+//! One a core and namespace, made by [`super::Connector`]. On the core's hot path: no allocation,
+//! one gathered send a flush, one or two receives a poll.
+//!
+//! Once the connection has ended (an error, or `abort_all`) everything in flight completes with a
+//! path status, credits are zero, and what is submitted all the same is accepted and completes
+//! with that status too; the owner connects anew. Compare-and-write needs a fused pair of
+//! commands, which is not built: it is refused as an invalid opcode, and the limits say so.
+
+use std::task::Poll;
+
+use bdev::nvme::command::SubmissionEntry;
+use bdev::nvme::nvm_command::{BlockRange, DatasetRange, TransferFlags, dataset_attribute};
+use bdev::nvme::opcode::NvmOpcode;
+use bdev::{
+    Busy, Completion, Completions, Geometry, Io, IoFlags, Limits, Operation, QueuePair, Status,
+    Token, legality,
+};
+use reactor::{Cx, Wake};
+use zerocopy::IntoBytes;
+
+use super::error::{ConnectError, ConnectionError};
+use super::join::Join;
+use super::queue::{Command, CommandData, INLINE_BYTES, Queue};
+
+/// How a namespace is told to let blocks read as zeroes and give up their space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmapCommand {
+    /// Write Zeroes with the deallocate bit: the blocks read as zeroes whatever the target does
+    /// about the space.
+    WriteZeroes,
+    /// Dataset Management, which a target is free to ignore: [`Limits::unmap_zeroes`] is false, so
+    /// that a layer above who needs zeroes writes them.
+    DatasetManagement,
+}
+
+/// What an I/O queue pair must know of its namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceView {
+    /// Identifier of the namespace.
+    pub namespace_id: u32,
+    /// Its size.
+    pub geometry: Geometry,
+    /// What one command may be like.
+    pub limits: Limits,
+    /// How to unmap.
+    pub unmap: UnmapCommand,
+}
+
+/// A queue of a remote namespace.
+#[derive(Debug)]
+pub struct InitiatorQueuePair {
+    queue: Queue,
+    namespace: NamespaceView,
+    /// While the queue is being connected.
+    join: Option<Join>,
+    /// In-capsule data that the controller takes once connected.
+    capsule_data_bytes_max: u32,
+}
+
+impl InitiatorQueuePair {
+    /// A queue pair whose queue is on its way. It has no credits until it has joined.
+    pub(super) fn joining(
+        join: Join,
+        queue: Queue,
+        namespace: NamespaceView,
+        capsule_data_bytes_max: u32,
+    ) -> Self {
+        Self { queue, namespace, join: Some(join), capsule_data_bytes_max }
+    }
+
+    /// Whether the queue takes commands, or has failed since.
+    pub(super) fn is_joined(&self) -> bool {
+        self.join.is_none()
+    }
+
+    /// Goes on connecting the queue; gives why it cannot be had.
+    pub(super) fn poll_join(&mut self, cx: &mut Cx) -> Option<ConnectError> {
+        let join = self.join.as_mut()?;
+        let Poll::Ready(joined) = join.poll(cx, &mut self.queue) else { return None };
+        self.join = None;
+        match joined {
+            Ok(_) => {
+                self.queue.set_capsule_data_bytes_max(self.capsule_data_bytes_max);
+                None
+            }
+            Err(error) => {
+                self.close(cx);
+                Some(error)
+            }
+        }
+    }
+
+    /// Closes the connection and gives back what belongs to the core; what was in flight is still
+    /// handed up by `poll`.
+    pub fn close(&mut self, cx: &mut Cx) {
+        self.queue.abort(cx);
+        if let Some(mut join) = self.join.take() {
+            join.release(cx);
+            // The Connect command is nobody's I/O.
+            while self.queue.take_ended().is_some() {}
+        }
+    }
+
+    /// The namespace behind it.
+    pub fn namespace(&self) -> &NamespaceView {
+        &self.namespace
+    }
+
+    /// Why the connection ended, once it has.
+    pub fn failure(&self) -> Option<ConnectionError> {
+        self.queue.failure()
+    }
+
+    fn command(&self, io: &Io) -> Result<Command, Status> {
+        let NamespaceView { namespace_id, geometry, limits, .. } = &self.namespace;
+        legality::check(io, geometry, limits)?;
+        let ranged = |opcode, flags| {
+            let range = BlockRange { starting_lba: io.lba.0, blocks: io.blocks };
+            SubmissionEntry::for_range(opcode, 0, *namespace_id, range, flags)
+        };
+        let access = if io.flags.contains(IoFlags::FUA) {
+            TransferFlags::FORCE_UNIT_ACCESS
+        } else {
+            TransferFlags::NONE
+        };
+        let (entry, data) = match io.operation {
+            Operation::Read => (ranged(NvmOpcode::Read, access), CommandData::ToHost(io.memory)),
+            Operation::Write => {
+                (ranged(NvmOpcode::Write, access), CommandData::ToController(io.memory))
+            }
+            Operation::Compare => {
+                let entry = ranged(NvmOpcode::Compare, TransferFlags::NONE);
+                (entry, CommandData::ToController(io.memory))
+            }
+            Operation::WriteZeroes => {
+                (ranged(NvmOpcode::WriteZeroes, access), CommandData::Nothing)
+            }
+            Operation::Unmap => match self.namespace.unmap {
+                UnmapCommand::WriteZeroes => {
+                    let flags = access.with(TransferFlags::DEALLOCATE);
+                    (ranged(NvmOpcode::WriteZeroes, flags), CommandData::Nothing)
+                }
+                UnmapCommand::DatasetManagement => deallocate(io, *namespace_id),
+            },
+            Operation::Flush => (SubmissionEntry::flush(0, *namespace_id), CommandData::Nothing),
+            Operation::CompareAndWrite => return Err(Status::INVALID_OPCODE),
+        };
+        Ok(Command { entry, data, token: io.token.0 })
+    }
+}
+
+fn deallocate(io: &Io, namespace_id: u32) -> (SubmissionEntry, CommandData) {
+    let range = DatasetRange::new(io.lba.0, io.blocks);
+    let mut bytes = [0; INLINE_BYTES];
+    bytes.copy_from_slice(range.as_bytes());
+    let deallocate = dataset_attribute::DEALLOCATE;
+    let entry = SubmissionEntry::dataset_management(0, namespace_id, 1, deallocate);
+    (entry, CommandData::Inline(bytes))
+}
+
+impl QueuePair for InitiatorQueuePair {
+    fn submit(&mut self, _cx: &mut Cx, io: Io) -> Result<(), Busy> {
+        if self.join.is_some() {
+            return Err(Busy);
+        }
+        match self.command(&io) {
+            Ok(command) if self.queue.submit(command) => Ok(()),
+            Err(status) if self.queue.inflight() < self.queue.depth() => {
+                self.queue.refuse(io.token.0, status);
+                Ok(())
+            }
+            Ok(_) | Err(_) => Err(Busy),
+        }
+    }
+
+    fn flush(&mut self, cx: &mut Cx) {
+        self.queue.flush(cx);
+    }
+
+    fn poll(&mut self, cx: &mut Cx, completions: &mut Completions) -> usize {
+        if self.join.is_some() {
+            // What is wrong is remembered as the failure of the connection.
+            let _ = self.poll_join(cx);
+            return 0;
+        }
+        self.queue.poll(cx);
+        let mut count = 0;
+        while completions.room() > 0
+            && let Some(ended) = self.queue.take_ended()
+        {
+            completions.push(Completion::new(Token(ended.token), ended.status));
+            count += 1;
+        }
+        count
+    }
+
+    fn credits(&self) -> u32 {
+        if self.join.is_some() { 0 } else { self.queue.credits() }
+    }
+
+    fn inflight(&self) -> u32 {
+        if self.join.is_some() { 0 } else { self.queue.inflight() }
+    }
+
+    /// Closes the connection: the target can touch no memory of this host, so everything ends at
+    /// once, as aborted by the host.
+    fn abort_all(&mut self, cx: &mut Cx) {
+        self.close(cx);
+    }
+
+    fn wake(&self) -> Wake {
+        if self.queue.inflight() == 0 && self.join.is_none() {
+            // The end of an idle connection is seen by the next I/O, or by the keep alive.
+            Wake::Never
+        } else if self.queue.has_work() {
+            Wake::Now
+        } else {
+            Wake::Descriptor
+        }
+    }
+
+    fn arm(&mut self, cx: &mut Cx) -> bool {
+        !self.queue.is_pending(cx)
+    }
+}

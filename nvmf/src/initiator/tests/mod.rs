@@ -1,0 +1,5 @@
+//! The initiator against a fake target over streams in memory.
+
+mod connecting;
+mod controller;
+mod wire;
