@@ -104,10 +104,11 @@ impl<M: Send> Peers<M> {
             self.next = (self.next + 1) % self.incoming.len();
             let Some(ring) = &mut self.incoming[from] else { continue };
             if let Some(message) = ring.pop() {
+                // Messages are rare: give the slot back at once.
+                ring.release();
                 let index = u16::try_from(from).expect("a machine has fewer than 65536 cores");
                 return Some((CoreIndex(index), message));
             }
-            ring.release();
         }
         None
     }

@@ -1,8 +1,40 @@
-//! The NVMe-oF/TCP target.
+//! The NVMe-oF/TCP target: one [`TargetCore`] a reactor, which together serve the subsystems.
+//!
+//! How it is built. Every core runs the whole path for the connections that it was given: the
+//! stream is parsed in [`receive`], a command planned in [`command`], an I/O submitted to the
+//! core's own queue pair of the namespace ([`root`]), the answer built in [`respond`] and sent in
+//! [`send`] with one gathered call a connection and pass. Nothing on that path is shared between
+//! cores. What is, has one home: the first core keeps the [`home::Home`], which gives out
+//! controller ids and knows which queues exist; the others ask it by [`message::Message`] when a
+//! host connects or goes away. The state of a controller lives beside its admin queue
+//! ([`admin`]), on whichever core has that connection.
+//!
+//! Governed by NVMe Base 2.0, NVMe over Fabrics and the NVMe/TCP Transport 1.0 specification.
 
 pub mod admin;
+mod command;
+mod connection;
+pub mod core;
+pub mod description;
+#[cfg(any(test, fuzzing))]
+pub mod harness;
+mod home;
+mod io_command;
 pub mod limits;
+mod message;
 pub mod namespace;
+mod receive;
+mod request;
+mod respond;
+mod root;
+mod send;
 pub mod subsystem;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
+mod work_list;
+
+pub use core::TargetCore;
+pub use description::{DigestPolicy, TargetDescription};
+pub use message::Message;

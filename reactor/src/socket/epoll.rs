@@ -96,6 +96,7 @@ impl Network for EpollNetwork {
                 key: SocketKey(event.data()),
                 readable: flags.intersects(EpollFlags::EPOLLIN | broken),
                 writable: flags.intersects(EpollFlags::EPOLLOUT | broken),
+                closed: flags.intersects(broken),
             });
         }
     }

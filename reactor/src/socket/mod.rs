@@ -27,6 +27,9 @@ pub struct Ready {
     pub readable: bool,
     /// There may be room to send.
     pub writable: bool,
+    /// The peer sends no more, or the stream is broken: what is left is to be received until
+    /// [`SocketError::Closed`], and no further report may come.
+    pub closed: bool,
 }
 
 /// Why a socket call moved nothing.

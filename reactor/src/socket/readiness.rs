@@ -17,6 +17,7 @@ struct Slot {
     used: bool,
     readable: bool,
     writable: bool,
+    closed: bool,
 }
 
 /// What was reported of device sockets and not looked at yet.
@@ -60,6 +61,7 @@ impl DeviceReadiness {
         if let Some(slot) = self.slots.get_mut(index_of(ready.key)) {
             slot.readable |= ready.readable;
             slot.writable |= ready.writable;
+            slot.closed |= ready.closed;
         }
         true
     }
@@ -67,11 +69,13 @@ impl DeviceReadiness {
     /// What was reported since the last look.
     pub fn take(&mut self, key: SocketKey) -> Ready {
         let Some(slot) = self.slots.get_mut(index_of(key)) else {
-            return Ready { key, readable: false, writable: false };
+            return Ready { key, readable: false, writable: false, closed: false };
         };
-        let ready = Ready { key, readable: slot.readable, writable: slot.writable };
+        let Slot { readable, writable, closed, .. } = *slot;
+        let ready = Ready { key, readable, writable, closed };
         slot.readable = false;
         slot.writable = false;
+        slot.closed = false;
         ready
     }
 
@@ -93,18 +97,26 @@ mod tests {
     fn a_report_is_seen_once_and_only_under_its_own_key() {
         let mut table = DeviceReadiness::default();
         let (one, two) = (table.allocate().unwrap(), table.allocate().unwrap());
-        assert!(table.note(Ready { key: one, readable: true, writable: false }));
+        assert!(table.note(Ready { key: one, readable: true, writable: false, closed: false }));
         assert!(table.is_pending(one) && !table.is_pending(two));
-        assert_eq!(table.take(one), Ready { key: one, readable: true, writable: false });
+        assert_eq!(
+            table.take(one),
+            Ready { key: one, readable: true, writable: false, closed: false }
+        );
         assert!(!table.take(one).readable);
-        assert!(!table.note(Ready { key: SocketKey(3), readable: true, writable: true }));
+        assert!(!table.note(Ready {
+            key: SocketKey(3),
+            readable: true,
+            writable: true,
+            closed: false
+        }));
     }
 
     #[test]
     fn a_key_given_back_is_used_again_without_its_old_reports() {
         let mut table = DeviceReadiness::default();
         let one = table.allocate().unwrap();
-        table.note(Ready { key: one, readable: true, writable: true });
+        table.note(Ready { key: one, readable: true, writable: true, closed: true });
         table.release(one);
         assert_eq!(table.allocate(), Some(one));
         assert!(!table.is_pending(one));

@@ -1,0 +1,389 @@
+//! A command capsule: planned when its header arrives, executed when its data is there.
+//!
+//! The order is that of the specification: opcode, namespace and fields first (the plan), then
+//! the data pointer, then memory, then data. NVMe/TCP Transport 1.0 section 3.3.2 and 3.6.2.6;
+//! NVMe over Fabrics section 2 for the SGL descriptors allowed.
+
+use std::sync::Arc;
+
+use bdev::nvme::command::SubmissionEntry;
+use bdev::nvme::sgl::Sgl;
+use bdev::{Io, Memory, Operation, Status};
+use reactor::dma::DmaBuffer;
+use zerocopy::FromBytes;
+
+use super::admin::{
+    self, AdminOutcome, ConnectRequest, Effect, HeldCompletion, IoStatistics, Refusal,
+    RequestedController,
+};
+use super::connection::{self, BUFFER_SHARE, Connection, Queue, SendItem};
+use super::io_command::{self, NamespaceView, RANGE_BYTES};
+use super::limits::TargetLimits;
+use super::message::{ConnectQuestion, ConnectionId, ControllerChange, Message, QueueKind};
+use super::receive::{Step, Taken};
+use super::request::{Action, Payload, Plan, PlannedIo, RequestState, Transfer};
+use super::subsystem::SubsystemKind;
+use crate::fabrics::Nqn;
+use crate::fabrics::connect::{CONNECT_DATA_BYTES, CONNECT_TYPE, FABRICS_OPCODE};
+use crate::pdu::{
+    CommandCapsule, DataRange, FatalErrorStatus, PduHeader, ReadyToTransfer, TermReason,
+    write_header,
+};
+use bdev::nvme::opcode::FabricsType;
+
+impl Connection {
+    /// Takes a command capsule, or leaves it where it is when its data has no place.
+    pub(super) fn take_capsule(
+        &mut self,
+        step: &mut Step<'_>,
+        header: &[u8],
+        parts: &PduHeader,
+    ) -> Taken {
+        let Ok((capsule, _)) = CommandCapsule::read_from_prefix(header) else {
+            unreachable!("the framer waits for the whole header of a capsule");
+        };
+        let command = capsule.command;
+        let plan = self.plan(step, &command);
+        let plan = with_data_pointer(plan, &command, parts.data_bytes);
+        let Some(slot) = self.free.last().copied() else {
+            // More commands than the queue has entries (NVMe over Fabrics 2.4).
+            self.end(step, header, TermReason::new(FatalErrorStatus::SequenceError, 0));
+            return Taken::Yes;
+        };
+        let in_capsule = match plan.transfer {
+            Transfer::FromHost(len_bytes) if parts.data_bytes > 0 => {
+                let Some(buffer) = self.take_buffer(step, len_bytes) else {
+                    return Taken::NoBuffer;
+                };
+                Some(buffer)
+            }
+            _ => None,
+        };
+        self.free.pop();
+        let now = step.cx.now();
+        let request = &mut self.requests[usize::from(slot)];
+        request.begin(command, plan, now);
+        if let Some(queue) = &mut self.queue {
+            queue.head = if queue.head + 1 == queue.entries { 0 } else { queue.head + 1 };
+        }
+        if let Some(buffer) = in_capsule {
+            request.buffer = Some(buffer);
+            request.state = RequestState::ReceivingCapsuleData;
+            self.begin_data(slot, parts);
+            return Taken::Yes;
+        }
+        self.discard_data(parts);
+        match plan.transfer {
+            Transfer::None => self.execute(step, slot),
+            Transfer::ToHost(len_bytes) | Transfer::FromHost(len_bytes) => {
+                self.need_buffer(step, slot, len_bytes);
+            }
+        }
+        Taken::Yes
+    }
+
+    /// Decides what a command needs.
+    fn plan(&self, step: &Step<'_>, command: &SubmissionEntry) -> Plan {
+        let fabrics = command.opcode == FABRICS_OPCODE;
+        let Some(queue) = &self.queue else {
+            // Nothing but Connect may come before Connect (NVMe over Fabrics 3.3).
+            return if fabrics && command.fabrics_type() == CONNECT_TYPE {
+                let transfer = Transfer::FromHost(CONNECT_DATA_BYTES as u32);
+                Plan { action: Action::Connect, transfer }
+            } else {
+                Plan::fail(Status::COMMAND_SEQUENCE_ERROR.with_do_not_retry())
+            };
+        };
+        if fabrics && command.fabrics_type() == CONNECT_TYPE {
+            return Plan::fail(Status::COMMAND_SEQUENCE_ERROR.with_do_not_retry());
+        }
+        if self.admin.is_some() {
+            let limits = controller_limits(step, queue);
+            return match admin::transfer_of(command, limits) {
+                Ok(transfer) => Plan { action: Action::Admin, transfer: transfer.into() },
+                Err(status) => Plan::fail(status.with_do_not_retry()),
+            };
+        }
+        if fabrics {
+            return if command.fabrics_type() == FabricsType::Disconnect as u8 {
+                Plan { action: Action::Disconnect, transfer: Transfer::None }
+            } else {
+                Plan::fail(Status::INVALID_OPCODE.with_do_not_retry())
+            };
+        }
+        let namespace = command.namespace_id.get().wrapping_sub(1) as usize;
+        let Some(root) = queue.roots.get(namespace).copied().flatten() else {
+            return Plan::fail(Status::INVALID_NAMESPACE_OR_FORMAT.with_do_not_retry());
+        };
+        let at = &step.core.roots[usize::from(root)];
+        let view = NamespaceView { root, geometry: at.geometry, read_only: at.read_only };
+        io_command::plan(command, &view, queue.transfer_bytes_max)
+    }
+
+    /// A buffer, within what one connection may hold.
+    fn take_buffer(&mut self, step: &mut Step<'_>, len_bytes: u32) -> Option<DmaBuffer> {
+        if self.held_bytes > step.cx.dma.len_bytes() / BUFFER_SHARE {
+            return None;
+        }
+        let buffer = step.cx.dma.take(len_bytes)?;
+        self.held_bytes += buffer.len_bytes() as usize;
+        Some(buffer)
+    }
+
+    /// Goes on with a slot that needs a buffer, now or when there is one.
+    fn need_buffer(&mut self, step: &mut Step<'_>, slot: u16, len_bytes: u32) {
+        if self.waiting.is_empty()
+            && let Some(buffer) = self.take_buffer(step, len_bytes)
+        {
+            self.with_buffer(step, slot, buffer);
+            return;
+        }
+        self.requests[usize::from(slot)].state = RequestState::WaitingForBuffer;
+        self.waiting.push_back(slot);
+        step.core.mark_starved(self, step.id);
+    }
+
+    /// Tries again for the slots that wait for a buffer; returns how many got one.
+    pub(super) fn retry_waiting(&mut self, step: &mut Step<'_>) -> usize {
+        let mut served = 0;
+        while let Some(slot) = self.waiting.front().copied() {
+            let (Transfer::ToHost(len_bytes) | Transfer::FromHost(len_bytes)) =
+                self.requests[usize::from(slot)].plan.transfer
+            else {
+                unreachable!("only a command with data waits for a buffer");
+            };
+            let Some(buffer) = self.take_buffer(step, len_bytes) else {
+                step.core.mark_starved(self, step.id);
+                break;
+            };
+            self.waiting.pop_front();
+            self.with_buffer(step, slot, buffer);
+            served += 1;
+        }
+        served
+    }
+
+    fn with_buffer(&mut self, step: &mut Step<'_>, slot: u16, buffer: DmaBuffer) {
+        let request = &mut self.requests[usize::from(slot)];
+        request.buffer = Some(buffer);
+        match request.plan.transfer {
+            Transfer::FromHost(len_bytes) => {
+                request.state = RequestState::WaitingForData;
+                let range = DataRange { offset: 0, length: len_bytes };
+                let command_id = request.command.command_id.get();
+                let header = ReadyToTransfer::new(command_id, slot, range, self.framing);
+                let written = write_header(&header, &mut request.head);
+                request.head_bytes = u8::try_from(written).expect("a header is below 129 bytes");
+                self.enqueue(SendItem::ReadyToTransfer(slot), step.cx.now());
+                step.core.mark_send(self, step.id);
+            }
+            _ => self.execute(step, slot),
+        }
+    }
+
+    /// Does what the plan says; its data, or the room for it, is there.
+    pub(super) fn execute(&mut self, step: &mut Step<'_>, slot: u16) {
+        match self.requests[usize::from(slot)].plan.action {
+            Action::Fail(status) => self.fail(step, slot, status),
+            Action::Io(io) => self.submit(step, slot, io),
+            Action::Deallocate { root, ranges } => self.deallocate(step, slot, root, ranges),
+            Action::Admin => self.execute_admin(step, slot),
+            Action::Connect => self.execute_connect(step, slot),
+            Action::Disconnect => self.complete(step, slot, Status::SUCCESS, 0),
+        }
+    }
+
+    fn submit(&mut self, step: &mut Step<'_>, slot: u16, io: PlannedIo) {
+        let request = &mut self.requests[usize::from(slot)];
+        request.state = RequestState::InDevice;
+        let memory = match (&request.buffer, request.plan.transfer) {
+            (Some(buffer), Transfer::ToHost(bytes) | Transfer::FromHost(bytes)) => {
+                Memory::One(buffer.segment(bytes))
+            }
+            _ => Memory::None,
+        };
+        let token = connection::token(step.id, slot, request.generation);
+        let PlannedIo { root, operation, flags, lba, blocks } = io;
+        self.at_device += 1;
+        let io = Io { operation, flags, blocks, lba, token, memory };
+        step.core.roots[usize::from(root)].submit(step.cx, io);
+    }
+
+    /// Unmaps the next range of a dataset management command, or answers it after the last.
+    pub(super) fn deallocate(&mut self, step: &mut Step<'_>, slot: u16, root: u16, ranges: u16) {
+        let geometry = step.core.roots[usize::from(root)].geometry;
+        loop {
+            let request = &mut self.requests[usize::from(slot)];
+            if request.range_index == ranges {
+                return self.complete(step, slot, Status::SUCCESS, 0);
+            }
+            let at = usize::from(request.range_index) * RANGE_BYTES as usize;
+            let buffer = request.buffer.as_ref().expect("its data was received");
+            let bytes = buffer.bytes(u32::from(ranges) * RANGE_BYTES)[at..].first_chunk();
+            let (blocks, lba) = io_command::range(bytes.expect("the buffer has every range"));
+            request.range_index += 1;
+            if blocks == 0 {
+                continue;
+            }
+            if lba.0.checked_add(u64::from(blocks)).is_none_or(|end| end > geometry.blocks) {
+                return self.fail(step, slot, Status::LBA_OUT_OF_RANGE.with_do_not_retry());
+            }
+            request.state = RequestState::InDevice;
+            let token = connection::token(step.id, slot, request.generation);
+            let io = Io::with_memory(Operation::Unmap, lba, blocks, Memory::None, token);
+            self.at_device += 1;
+            return step.core.roots[usize::from(root)].submit(step.cx, io);
+        }
+    }
+
+    fn execute_admin(&mut self, step: &mut Step<'_>, slot: u16) {
+        let request = &mut self.requests[usize::from(slot)];
+        let controller = self.admin.as_mut().expect("an admin plan is made by its controller");
+        let queue = self.queue.as_ref().expect("a controller has its admin queue");
+        let description = Arc::clone(&step.core.description);
+        let subsystem = &description.subsystems[usize::from(queue.controller.subsystem)];
+        let local = self.socket.as_ref().map(|socket| socket.local());
+        let directory = match subsystem.kind() {
+            SubsystemKind::Discovery => description.directory(local),
+            SubsystemKind::Nvm => None,
+        };
+        let input = admin::AdminInput {
+            now: step.cx.now(),
+            subsystem,
+            open_io_queues: 0,
+            controllers: &[queue.controller.id],
+            statistics: IoStatistics::default(),
+            directory: directory.as_ref(),
+        };
+        let mut nothing = [];
+        let (data_in, data_out): (&[u8], &mut [u8]) =
+            match (&mut request.buffer, request.plan.transfer) {
+                (Some(buffer), Transfer::ToHost(len_bytes)) => {
+                    let room = &mut buffer.bytes_mut()[..len_bytes as usize];
+                    // What the command leaves alone reads as zero, not as what was there before.
+                    room.fill(0);
+                    (&[], room)
+                }
+                (Some(buffer), Transfer::FromHost(len_bytes)) => {
+                    (buffer.bytes(len_bytes), &mut nothing)
+                }
+                _ => (&[], &mut nothing),
+            };
+        let (outcome, effect) = controller.command(&input, &request.command, data_in, data_out);
+        match outcome {
+            AdminOutcome::Complete { status, result } => self.complete(step, slot, status, result),
+            AdminOutcome::Data { len_bytes, result } => {
+                request.payload = Payload::Buffer(len_bytes);
+                self.complete_read(step, slot, result);
+            }
+            AdminOutcome::Held => request.state = RequestState::Held,
+        }
+        let change = match effect {
+            Effect::None => None,
+            Effect::Enabled => Some(ControllerChange::Enabled),
+            Effect::Reset | Effect::Shutdown => Some(ControllerChange::Disabled),
+        };
+        if let (Some(change), Some(queue)) = (change, &self.queue) {
+            step.core.tell_home(Message::Controller { controller: queue.controller, change });
+        }
+        self.answer_events(step);
+    }
+
+    /// Completes held asynchronous event requests while there are events for them.
+    pub(super) fn answer_events(&mut self, step: &mut Step<'_>) {
+        loop {
+            let Some(controller) = self.admin.as_mut() else { return };
+            let Some(HeldCompletion { command_id, status, result }) = controller.next_event()
+            else {
+                return;
+            };
+            let held = self.requests.iter().position(|request| {
+                request.state == RequestState::Held
+                    && request.command.command_id.get() == command_id
+            });
+            let slot = held.expect("the controller answers requests that are held here");
+            let slot = u16::try_from(slot).expect("a queue has at most 65535 slots");
+            self.complete(step, slot, status, u64::from(result));
+        }
+    }
+
+    fn execute_connect(&mut self, step: &mut Step<'_>, slot: u16) {
+        let request = &mut self.requests[usize::from(slot)];
+        let data = request.buffer.as_ref().map(|buffer| buffer.bytes(CONNECT_DATA_BYTES as u32));
+        let data = data.expect("its data was received");
+        let description = Arc::clone(&step.core.description);
+        let find = |nqn: &Nqn| description.find(nqn);
+        let checked = admin::check_connect(&request.command, data, |nqn| {
+            find(nqn).map(|index| Arc::clone(&description.subsystems[usize::from(index)]))
+        });
+        match checked {
+            Err(Refusal { status, result }) => {
+                step.cx.counters.protocol_errors += 1;
+                self.complete(step, slot, status, u64::from(result));
+            }
+            Ok(asked) => {
+                request.state = RequestState::AtHome;
+                let question = question(&asked, find(asked.subsystem.nqn()));
+                self.asked = Some(Box::new(asked));
+                let connection = ConnectionId { core: step.core.own(), slot: step.id };
+                step.core.tell_home(Message::Connect { connection, request: Box::new(question) });
+            }
+        }
+    }
+}
+
+/// The limits of the subsystem that a queue belongs to.
+fn controller_limits<'a>(step: &'a Step<'_>, queue: &Queue) -> &'a TargetLimits {
+    step.core.description.subsystems[usize::from(queue.controller.subsystem)].limits()
+}
+
+/// What the home core has to know of a Connect.
+fn question(asked: &ConnectRequest, subsystem: Option<u16>) -> ConnectQuestion {
+    let queue = match asked.controller {
+        RequestedController::New => QueueKind::Admin,
+        RequestedController::Existing(controller_id) => {
+            QueueKind::Io { queue_id: asked.queue_id, controller_id }
+        }
+    };
+    ConnectQuestion {
+        subsystem: subsystem.expect("the subsystem was found by its name"),
+        queue,
+        host_nqn: asked.host_nqn,
+        host_id: asked.host_id,
+        controller_ids: asked.subsystem.controller_ids(),
+    }
+}
+
+/// Checks the data pointer against what the plan transfers; `capsule_bytes` came with it.
+fn with_data_pointer(plan: Plan, command: &SubmissionEntry, capsule_bytes: u32) -> Plan {
+    let sgl = command.sgl().decode();
+    let checked = match plan.transfer {
+        Transfer::None => Ok(()),
+        Transfer::ToHost(len_bytes) => match sgl {
+            Sgl::TransportDataBlock { length } if length >= len_bytes => Ok(()),
+            Sgl::TransportDataBlock { .. } => Err(Status::DATA_SGL_LENGTH_INVALID),
+            _ => Err(Status::SGL_DESCRIPTOR_TYPE_INVALID),
+        },
+        Transfer::FromHost(len_bytes) => match sgl {
+            Sgl::InCapsule { offset: 0, length } if length == len_bytes => {
+                if capsule_bytes == len_bytes {
+                    Ok(())
+                } else {
+                    Err(Status::DATA_SGL_LENGTH_INVALID)
+                }
+            }
+            Sgl::InCapsule { offset: 0, .. } => Err(Status::DATA_SGL_LENGTH_INVALID),
+            // ICDOFF is zero: in-capsule data starts where the capsule's header ends.
+            Sgl::InCapsule { .. } => Err(Status::SGL_OFFSET_INVALID),
+            Sgl::TransportDataBlock { length } if length == len_bytes && capsule_bytes == 0 => {
+                Ok(())
+            }
+            Sgl::TransportDataBlock { .. } => Err(Status::DATA_SGL_LENGTH_INVALID),
+            _ => Err(Status::SGL_DESCRIPTOR_TYPE_INVALID),
+        },
+    };
+    match checked {
+        Ok(()) => plan,
+        Err(status) => Plan::fail(status.with_do_not_retry()),
+    }
+}

@@ -1,0 +1,153 @@
+//! A whole target core without a kernel: sockets in memory, a virtual clock, driven by hand.
+//!
+//! For tests and fuzzing: [`Harness::connect`] gives the host's end of a new connection,
+//! [`Harness::pump`] runs the phases of a pass until nothing moves any more.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+use reactor::mesh;
+use reactor::slab::SlotId;
+use reactor::socket::memory::{MemoryLimits, MemorySocket};
+use reactor::socket::{Ready, Socket, SocketError, SocketKey};
+use reactor::{Cx, Nanos, Service, VirtualClock, sleep};
+
+use super::{TargetCore, TargetDescription};
+
+/// Passes of one pump: far more than any exchange needs.
+const PASSES_MAX: usize = 1_000_000;
+
+/// One core of a target and its surroundings.
+#[derive(Debug)]
+pub struct Harness {
+    /// The core's context.
+    pub cx: Cx,
+    /// The core.
+    pub core: TargetCore,
+    /// Its clock.
+    pub clock: VirtualClock,
+    connections: Vec<SlotId>,
+}
+
+/// A host's end of a connection.
+#[derive(Debug)]
+pub struct HostEnd {
+    socket: MemorySocket,
+    received: Vec<u8>,
+    closed: bool,
+}
+
+impl Harness {
+    /// A core that serves `description`.
+    pub fn new(description: TargetDescription) -> Harness {
+        let (cx, clock) = reactor::cx::test_context();
+        let (_, waker) = sleep::pair().expect("a test needs an eventfd");
+        let peers = mesh::connect(&[waker]).pop().expect("one core has one set of peers");
+        let core = TargetCore::new(Arc::new(description), peers);
+        Harness { cx, core, clock, connections: Vec::new() }
+    }
+
+    /// A new connection whose stream has the given limits.
+    pub fn connect(&mut self, limits: MemoryLimits) -> HostEnd {
+        let (socket, far) = MemorySocket::pair(limits);
+        let id = self.core.serve(&mut self.cx, |_, _| Some(Box::new(far)));
+        self.connections.extend(id);
+        HostEnd { socket, received: Vec::new(), closed: id.is_none() }
+    }
+
+    /// Runs passes until one of them does nothing.
+    pub fn pump(&mut self) {
+        for _ in 0..PASSES_MAX {
+            if self.pass() == 0 {
+                return;
+            }
+        }
+        panic!("the core never comes to rest");
+    }
+
+    /// One pass. Sockets in memory are always reported; reading shows whether they are ready.
+    pub fn pass(&mut self) -> usize {
+        self.cx.advance_clock();
+        let mut work = self.core.take_messages(&mut self.cx);
+        for id in &self.connections {
+            let key = SocketKey(id.to_token());
+            let ready = Ready { key, readable: true, writable: true, closed: false };
+            self.core.socket_ready(&mut self.cx, ready);
+        }
+        work += self.core.receive(&mut self.cx);
+        work += self.core.poll_devices(&mut self.cx);
+        work += self.core.send(&mut self.cx);
+        while let Some(key) = self.cx.timers.expire_one(self.cx.now()) {
+            self.core.timer(&mut self.cx, key);
+            work += 1;
+        }
+        work
+    }
+
+    /// Lets time pass, in steps that no deadline is missed by, and pumps.
+    pub fn wait(&mut self, span: Nanos) {
+        let step = Nanos::from_millis(100);
+        let mut left = span;
+        while left > Nanos(0) {
+            self.clock.advance(step.min(left));
+            left = left - step;
+            self.pump();
+        }
+    }
+}
+
+impl HostEnd {
+    /// Sends all of `bytes`, letting the core run while the stream is full. False when the core
+    /// has closed the connection.
+    pub fn send(&mut self, harness: &mut Harness, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.socket.send(&[IoSlice::new(rest)]) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(SocketError::Closed) => return false,
+                Err(SocketError::WouldBlock) => {
+                    self.drain();
+                    harness.pass();
+                }
+            }
+        }
+        true
+    }
+
+    /// Runs the core, and takes all that it sends.
+    pub fn exchange(&mut self, harness: &mut Harness) {
+        loop {
+            let before = self.received.len();
+            harness.pump();
+            self.drain();
+            if self.received.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// What was received and not taken yet.
+    pub fn received(&mut self) -> &mut Vec<u8> {
+        &mut self.received
+    }
+
+    /// True once the core has closed the connection and everything before that was received.
+    pub fn is_closed(&mut self) -> bool {
+        self.drain();
+        self.closed
+    }
+
+    fn drain(&mut self) {
+        let mut bytes = [0; 4096];
+        loop {
+            match self.socket.receive(&mut [IoSliceMut::new(&mut bytes)]) {
+                Ok(count) => self.received.extend_from_slice(&bytes[..count]),
+                Err(SocketError::WouldBlock) => return,
+                Err(SocketError::Closed) => {
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What the cores of a target tell each other: only when a host comes or goes, never for an I/O.
+
+use std::ops::RangeInclusive;
+
+use bdev::Status;
+use reactor::mesh::CoreIndex;
+use reactor::slab::SlotId;
+use reactor::socket::AcceptedStream;
+
+use crate::fabrics::Nqn;
+
+/// Names a connection within the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId {
+    /// The core that has it.
+    pub core: CoreIndex,
+    /// Its slot there.
+    pub slot: SlotId,
+}
+
+/// Names a controller: ids are used again, so a use number comes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ControllerKey {
+    /// Index of the subsystem in the target's description.
+    pub subsystem: u16,
+    /// Controller id.
+    pub id: u16,
+    /// Which use of that id.
+    pub usage: u32,
+}
+
+/// Which queue a Connect asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// The admin queue: a new controller.
+    Admin,
+    /// An I/O queue of a controller that exists.
+    Io {
+        /// Queue id, from 1.
+        queue_id: u16,
+        /// The controller's id.
+        controller_id: u16,
+    },
+}
+
+/// A Connect, as the home core judges it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectQuestion {
+    /// Index of the subsystem in the target's description.
+    pub subsystem: u16,
+    /// Which queue.
+    pub queue: QueueKind,
+    /// The host's name.
+    pub host_nqn: Nqn,
+    /// The host's identifier.
+    pub host_id: [u8; 16],
+    /// Controller ids that the subsystem may give out.
+    pub controller_ids: RangeInclusive<u16>,
+}
+
+/// What a controller's admin queue tells the home core about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControllerChange {
+    /// CC.EN was set: I/O queues may connect.
+    Enabled,
+    /// CC.EN was cleared, or it was shut down: its I/O queues go.
+    Disabled,
+    /// Its admin queue is gone, and the controller with it.
+    Gone,
+}
+
+/// A message between cores.
+#[derive(Debug)]
+pub enum Message {
+    /// A stream for this core to serve.
+    Adopt(AcceptedStream),
+    /// To the home core: may this queue be?
+    Connect {
+        /// The connection that asks.
+        connection: ConnectionId,
+        /// What its host asks for, checked for itself.
+        request: Box<ConnectQuestion>,
+    },
+    /// The home core's answer.
+    Connected {
+        /// The connection that asked.
+        connection: SlotId,
+        /// Which queue.
+        queue: QueueKind,
+        /// The controller that the queue belongs to, or the status and result of the refusal.
+        outcome: Result<ControllerKey, (Status, u32)>,
+    },
+    /// To the home core: an I/O queue is gone.
+    QueueClosed {
+        /// Its controller.
+        controller: ControllerKey,
+        /// Its queue id.
+        queue_id: u16,
+    },
+    /// To the home core: a controller changed.
+    Controller {
+        /// The controller.
+        controller: ControllerKey,
+        /// How.
+        change: ControllerChange,
+    },
+    /// From the home core: close the I/O queues of this controller.
+    CloseQueues(ControllerKey),
+}
