@@ -2,7 +2,11 @@
 
 #[cfg(test)]
 mod real_kernel {
+    use std::env;
     use std::fs;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    use std::thread;
     use std::time::{Duration, Instant};
 
     use guest::{Access, Cache, Error, Guest, GuestImage, Iommu, Network};
@@ -92,11 +96,74 @@ mod real_kernel {
     }
 
     #[test]
+    fn a_drive_behind_the_iommu_can_be_handed_to_a_process() {
+        let drive = "if=none,id=disk,driver=null-co,size=16M,read-zeroes=on";
+        let mut guest = Guest::builder(&image())
+            .network(Network::None)
+            .iommu(Iommu::Intel)
+            .modules(["vfio-pci", "vfio_iommu_type1"])
+            .device_args(["-drive", drive, "-device", "nvme,id=nvme0,drive=disk,serial=one"])
+            .boot()
+            .unwrap();
+        let hand_over = "set -e
+            device=$(lspci -D -d 1b36:0010 | cut -d' ' -f1)
+            echo vfio-pci > /sys/bus/pci/devices/$device/driver_override
+            echo $device > /sys/bus/pci/drivers_probe
+            group=$(basename $(readlink /sys/bus/pci/devices/$device/iommu_group))
+            test -c /dev/vfio/$group";
+        guest.run_ok(hand_over, LIMIT).unwrap();
+    }
+
+    #[test]
+    fn a_binary_of_the_host_runs_in_the_guest() {
+        let own = env::current_exe().unwrap();
+        let (directory, name) = (own.parent().unwrap(), own.file_name().unwrap());
+        let builder = Guest::builder(&image()).network(Network::None);
+        let mut guest = builder.share(directory, "tests", Access::ReadOnly).boot().unwrap();
+        let command = format!("/host/tests/{} --list", name.to_string_lossy());
+        let list = guest.run_ok(&command, LIMIT).unwrap();
+        assert!(list.contains("a_binary_of_the_host_runs_in_the_guest"), "{list}");
+    }
+
+    #[test]
     fn a_guest_ends_with_its_owner() {
         let guest = Guest::builder(&image()).network(Network::None).boot().unwrap();
         let process = format!("/proc/{}", guest.pid());
         assert!(fs::exists(&process).unwrap());
         drop(guest);
         assert!(!fs::exists(&process).unwrap());
+    }
+
+    /// The process that is killed is this test binary again, told so by this variable.
+    const VICTIM_VARIABLE: &str = "GUEST_TEST_VICTIM";
+
+    #[test]
+    fn a_guest_ends_with_its_process_even_where_that_is_killed() {
+        if env::var_os(VICTIM_VARIABLE).is_some() {
+            let guest = Guest::builder(&image()).network(Network::None).boot().unwrap();
+            println!("qemu {}", guest.pid());
+            thread::sleep(LIMIT);
+            return;
+        }
+        let name = "real_kernel::a_guest_ends_with_its_process_even_where_that_is_killed";
+        let mut victim = Command::new(env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(VICTIM_VARIABLE, "yes")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+        let pid = lines.find_map(|line| Some(line.ok()?.split_once("qemu ")?.1.to_owned()));
+        let process = format!("/proc/{}/cmdline", pid.unwrap());
+        assert!(!fs::read(&process).unwrap().is_empty());
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        // A zombie, which nobody may come to reap, has no command line.
+        let is_gone = || fs::read(&process).map_or(true, |line| line.is_empty());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_gone() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(is_gone());
     }
 }
