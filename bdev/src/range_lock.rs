@@ -88,7 +88,8 @@ impl RangeLock {
         self.alone.store(true, Ordering::Relaxed);
         // Partner: the fence in `join`.
         fence(Ordering::SeqCst);
-        let alone = self.members.load(Ordering::Relaxed) == 1;
+        // Acquire again, same partner: since the first look another member may have come and gone.
+        let alone = self.members.load(Ordering::Acquire) == 1;
         if !alone {
             // Release for the newcomer that waits for it, though nothing was copied yet.
             self.alone.store(false, Ordering::Release);
