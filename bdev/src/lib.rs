@@ -3,7 +3,10 @@
 //! [`queue_pair`] is the trait that every layer implements, [`io`] the value that it carries,
 //! [`device`] what hands out a queue pair a core. See ARCHITECTURE section 3.
 
+mod below;
+pub mod delay;
 pub mod device;
+pub mod fault;
 pub mod io;
 #[cfg(any(test, feature = "laws"))]
 pub mod laws;
@@ -14,11 +17,14 @@ pub mod nvme;
 pub mod parts;
 pub mod queue_pair;
 mod range_lock;
+pub mod rules;
 #[cfg(any(test, feature = "laws"))]
 mod segment_list;
 pub mod uri;
 
+pub use delay::Delay;
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+pub use fault::Fault;
 pub use io::{Completion, Completions, Io, IoFlags, Lba, Memory, Operation, SegmentArray, Token};
 pub use malloc::Malloc;
 pub use null::Null;
