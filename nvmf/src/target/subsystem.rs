@@ -196,22 +196,11 @@ impl Subsystem {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::target::namespace::Access;
-    use crate::target::testing::TestDevice;
+    use crate::target::testing::{TestDevice, config_of};
 
     fn config(ids: &[u32]) -> SubsystemConfig {
-        let nqn: Nqn = "nqn.2019-05.io.openebs:test".parse().unwrap();
-        let namespaces = ids
-            .iter()
-            .map(|id| {
-                let device = Arc::new(TestDevice::default());
-                Namespace::new(&nqn, NamespaceId(*id), device, Access::ReadWrite)
-            })
-            .collect();
-        SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]) }
+        config_of(ids.iter().map(|id| (*id, TestDevice::default())).collect())
     }
 
     #[test]

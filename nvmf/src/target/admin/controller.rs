@@ -10,15 +10,17 @@ use bdev::nvme::opcode::{AdminOpcode, FabricsType};
 use reactor::Nanos;
 
 use super::changed_namespaces::ChangedNamespaces;
+use super::connect::{ConnectRequest, Refusal};
 use super::discovery::Directory;
 use super::events::{Events, Notice};
 use super::features::{FeatureContext, Features};
 use super::identify::{IdentifyContext, identify};
 use super::keep_alive::KeepAlive;
-use super::log_page::{self, LogContext, LogRequest};
+use super::log_page::{self, LogContext};
 use super::properties::{ControllerState, Properties};
 use super::transfer::{Direction, Transfer, transfer_of};
 use crate::fabrics::Nqn;
+use crate::fabrics::connect::{ADMIN_QUEUE_ID, ConnectParameter};
 use crate::target::namespace::NamespaceId;
 use crate::target::subsystem::Subsystem;
 
@@ -164,6 +166,25 @@ impl AdminController {
         self.features.io_queues()
     }
 
+    /// Judges a Connect of an I/O queue that names this controller (section 6.3). Whether the
+    /// queue is there already is the caller's to know.
+    pub fn check_io_queue(&self, request: &ConnectRequest) -> Result<(), Refusal> {
+        let options = &self.options;
+        let is_same_host =
+            request.host_nqn == options.host_nqn && request.host_id == options.host_id;
+        if !is_same_host {
+            // As if it were not there: a host learns nothing of another's controllers.
+            return Err(Refusal::parameter(ConnectParameter::ControllerId));
+        }
+        if self.state() != ControllerState::Ready {
+            return Err(Refusal::of(Status::COMMAND_SEQUENCE_ERROR));
+        }
+        if !(1..=self.io_queues_granted()).contains(&request.queue_id) {
+            return Err(Refusal::parameter(ConnectParameter::QueueId));
+        }
+        Ok(())
+    }
+
     /// Executes a command of the admin queue. `data_in` is what [`transfer_of`] says that the
     /// command brings; `data_out` has room for at least what it says that it takes.
     pub fn command(
@@ -284,7 +305,6 @@ impl AdminController {
         entry: &SubmissionEntry,
         out: &mut [u8],
     ) -> Result<(), Status> {
-        let request = LogRequest::of(entry)?;
         let context = LogContext {
             subsystem: cx.subsystem,
             statistics: &cx.statistics,
@@ -293,10 +313,11 @@ impl AdminController {
             directory: cx.directory,
             host: &self.options.host_nqn,
         };
-        log_page::read(&context, &request, out)?;
-        if !request.retains_event {
-            self.events.unmask(request.page);
-            if request.page == bdev::nvme::log_page::CHANGED_NAMESPACES {
+        log_page::read(&context, entry, out)?;
+        let request = entry.get_log_page();
+        if !request.retain_event {
+            self.events.unmask(request.log_page);
+            if request.log_page == bdev::nvme::log_page::CHANGED_NAMESPACES {
                 self.changed_namespaces.clear();
             }
         }
@@ -306,9 +327,8 @@ impl AdminController {
     /// Executes Abort: dword 0 is 0 if the command was aborted, 1 if not (section 5.1). Requests
     /// for events are all that waits here; an I/O command is left to complete.
     fn abort_command(&mut self, entry: &SubmissionEntry) -> u32 {
-        let [low, high, third, fourth] = entry.cdw10.get().to_le_bytes();
-        let queue_id = u16::from_le_bytes([low, high]);
-        let is_aborted = queue_id == 0 && self.abort(u16::from_le_bytes([third, fourth]));
+        let (queue_id, command_id) = entry.abort();
+        let is_aborted = queue_id == ADMIN_QUEUE_ID && self.abort(command_id);
         u32::from(!is_aborted)
     }
 

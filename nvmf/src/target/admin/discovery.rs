@@ -101,3 +101,94 @@ impl DirectoryEntry {
         zerocopy::transmute!(entry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::subsystem::{HostPolicy, SubsystemConfig};
+    use crate::target::testing::{config_of, discovery_subsystem, host_nqn, io_subsystem};
+    use proptest::prelude::*;
+    use zerocopy::FromBytes;
+
+    fn entry(subsystem: Subsystem, address: &str) -> DirectoryEntry {
+        let address = address.parse().unwrap();
+        DirectoryEntry { subsystem: Arc::new(subsystem), address, port_id: 2 }
+    }
+
+    fn private() -> Subsystem {
+        let other = "nqn.2019-05.io.openebs:other-host".parse().unwrap();
+        let config = config_of(vec![]);
+        let hosts = HostPolicy::Only(vec![other]);
+        Subsystem::new(SubsystemConfig { hosts, ..config }).unwrap()
+    }
+
+    fn directory() -> Directory {
+        let entries = vec![
+            entry(io_subsystem(), "127.0.0.1:4420"),
+            entry(private(), "127.0.0.1:4421"),
+            entry(discovery_subsystem(), "127.0.0.1:4420"),
+            entry(io_subsystem(), "[fd00::1]:8420"),
+        ];
+        Directory::new(5, entries).unwrap()
+    }
+
+    fn whole() -> Vec<u8> {
+        let mut out = vec![0xaa; 3072];
+        directory().read(&host_nqn(), 0, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_header_counts_what_the_host_may_see() {
+        let log = whole();
+        let (header, _) = DiscoveryHeader::read_from_prefix(&log).unwrap();
+        assert_eq!(header, DiscoveryHeader::new(5, 2));
+    }
+
+    #[test]
+    fn an_entry_says_where_a_subsystem_is() {
+        let log = whole();
+        let record = &log[1024..2048];
+        assert_eq!(record[..10], [3, 1, 2, 0b110, 2, 0, 0xff, 0xff, 128, 0]);
+        assert_eq!(&record[32..36], b"4420");
+        assert_eq!(&record[256..283], b"nqn.2019-05.io.openebs:test");
+        assert_eq!(&record[512..521], b"127.0.0.1");
+        assert_eq!(record[768], 0);
+        let record = DiscoveryEntry::read_from_bytes(&log[2048..]).unwrap();
+        assert_eq!(record.address_family, 2);
+        assert_eq!(record.socket_address(), Some("[fd00::1]:8420".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_offset_at_the_end_reads_zeroes_and_one_past_is_refused() {
+        let mut out = [0xaa; 8];
+        assert_eq!(directory().read(&host_nqn(), 3072, &mut out), Ok(()));
+        assert_eq!(out, [0; 8]);
+        let past = directory().read(&host_nqn(), 3076, &mut out);
+        assert_eq!(past, Err(Status::INVALID_FIELD));
+        let far = directory().read(&host_nqn(), u64::MAX - 3, &mut out);
+        assert_eq!(far, Err(Status::INVALID_FIELD));
+    }
+
+    #[test]
+    fn a_full_directory_is_accepted_and_one_more_entry_is_refused() {
+        let one = entry(io_subsystem(), "127.0.0.1:4420");
+        let full = vec![one.clone(); DIRECTORY_ENTRIES_MAX];
+        assert!(Directory::new(1, full).is_ok());
+        let more = vec![one; DIRECTORY_ENTRIES_MAX + 1];
+        let error = Directory::new(1, more).unwrap_err();
+        assert_eq!(error, DirectoryFull(DIRECTORY_ENTRIES_MAX + 1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_part_is_that_part_of_the_whole(start in 0usize..768, len in 0usize..5000) {
+            let start = start * 4;
+            let mut out = vec![0xaa; len];
+            directory().read(&host_nqn(), start as u64, &mut out).unwrap();
+            let mut expected = whole()[start..].to_vec();
+            expected.resize(len, 0);
+            prop_assert_eq!(out, expected);
+        }
+    }
+}

@@ -6,7 +6,14 @@
 use std::collections::BTreeMap;
 
 use bdev::Status;
+use bdev::nvme::admin_command::FeatureSelect;
 use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
+use bdev::nvme::feature::{
+    ARBITRATION, ASYNC_EVENT_CONFIGURATION, ERROR_RECOVERY, ErrorRecovery, HOST_BEHAVIOR,
+    HOST_IDENTIFIER, KEEP_ALIVE_TIMER, NUMBER_OF_QUEUES, POWER_MANAGEMENT, QueueCounts,
+    TEMPERATURE_THRESHOLD, TemperatureThreshold, VOLATILE_WRITE_CACHE, WRITE_ATOMICITY,
+    WRITE_CACHE_ENABLED, event, supported,
+};
 use reactor::Nanos;
 
 use super::events;
@@ -15,21 +22,11 @@ use crate::target::limits::TargetLimits;
 use crate::target::namespace::NamespaceId;
 use crate::target::subsystem::{Subsystem, SubsystemKind};
 
-const ARBITRATION: u8 = 0x01;
-const POWER_MANAGEMENT: u8 = 0x02;
-const TEMPERATURE_THRESHOLD: u8 = 0x04;
-const ERROR_RECOVERY: u8 = 0x05;
-const VOLATILE_WRITE_CACHE: u8 = 0x06;
-const NUMBER_OF_QUEUES: u8 = 0x07;
-const WRITE_ATOMICITY: u8 = 0x0a;
-const ASYNC_EVENTS: u8 = 0x0b;
+/// 0Eh: timestamp, 8 bytes of data.
 const TIMESTAMP: u8 = 0x0e;
-const KEEP_ALIVE_TIMER: u8 = 0x0f;
-const HOST_BEHAVIOR: u8 = 0x16;
-const HOST_IDENTIFIER: u8 = 0x81;
 
-/// Features of an I/O controller, for the log page that lists them.
-pub(super) const IO_FEATURES: [u8; 12] = [
+/// Features of an I/O controller.
+const IO_FEATURES: [u8; 12] = [
     ARBITRATION,
     POWER_MANAGEMENT,
     TEMPERATURE_THRESHOLD,
@@ -37,31 +34,26 @@ pub(super) const IO_FEATURES: [u8; 12] = [
     VOLATILE_WRITE_CACHE,
     NUMBER_OF_QUEUES,
     WRITE_ATOMICITY,
-    ASYNC_EVENTS,
+    ASYNC_EVENT_CONFIGURATION,
     TIMESTAMP,
     KEEP_ALIVE_TIMER,
     HOST_BEHAVIOR,
     HOST_IDENTIFIER,
 ];
 /// Features of a discovery controller (NVMe Base 2.0 figure 30).
-pub(super) const DISCOVERY_FEATURES: [u8; 3] = [ASYNC_EVENTS, KEEP_ALIVE_TIMER, HOST_IDENTIFIER];
+const DISCOVERY_FEATURES: [u8; 3] = [ASYNC_EVENT_CONFIGURATION, KEEP_ALIVE_TIMER, HOST_IDENTIFIER];
 
-const SAVE: u32 = 1 << 31;
-const SELECT_SHIFT: u32 = 8;
 /// EXHID: the 16-byte host identifier, the only one over fabrics.
 const EXTENDED_HOST_ID: u32 = 1;
 const HOST_ID_BYTES: u32 = 16;
 const HOST_BEHAVIOR_BYTES: u32 = 512;
 const TIMESTAMP_BYTES: u32 = 8;
-/// SMART / health critical warnings that can raise an event (figure 315, bits 5:0).
-const HEALTH_EVENTS: u32 = 0x3f;
 /// Arbitration burst "no limit", the default; the weights are of a scheme that is not offered.
 const ARBITRATION_DEFAULT: u32 = 0b111;
 const TEMPERATURE_OVER_DEFAULT: u16 = 0xffff;
 const TEMPERATURE_UNDER_DEFAULT: u16 = 0;
-const CAPABILITY_NAMESPACE_SPECIFIC: u32 = 1 << 1;
-const CAPABILITY_CHANGEABLE: u32 = 1 << 2;
-const QUEUE_COUNT_RESERVED: u16 = 0xffff;
+/// TMPSEL that stands for every sensor.
+const ALL_SENSORS: u8 = 15;
 /// Timestamp attributes, byte 6: bits 3:1 are 001b once the host has set it.
 const TIMESTAMP_SET_BY_HOST: u8 = 1 << 1;
 
@@ -77,17 +69,13 @@ enum Select {
 impl Select {
     /// As nothing can be saved, the saved value is the default (section 5.15).
     fn of(entry: &SubmissionEntry) -> Result<Self, Status> {
-        match entry.cdw10.get() >> SELECT_SHIFT & 0b111 {
-            0 => Ok(Self::Current),
-            1 | 2 => Ok(Self::Default),
-            3 => Ok(Self::Capabilities),
-            _ => Err(Status::INVALID_FIELD),
+        match entry.feature().select {
+            FeatureSelect::Current => Ok(Self::Current),
+            FeatureSelect::Default | FeatureSelect::Saved => Ok(Self::Default),
+            FeatureSelect::Supported => Ok(Self::Capabilities),
+            FeatureSelect::Reserved => Err(Status::INVALID_FIELD),
         }
     }
-}
-
-fn identifier(entry: &SubmissionEntry) -> u8 {
-    entry.cdw10.get().to_le_bytes()[0]
 }
 
 /// Bytes that a Get Features command brings, `None` if its completion says all.
@@ -95,7 +83,7 @@ pub(super) fn get_bytes(entry: &SubmissionEntry) -> Result<Option<u32>, Status> 
     if Select::of(entry)? == Select::Capabilities {
         return Ok(None);
     }
-    match identifier(entry) {
+    match entry.feature().feature {
         HOST_IDENTIFIER if entry.cdw11.get() & EXTENDED_HOST_ID == 0 => Err(Status::INVALID_FIELD),
         HOST_IDENTIFIER => Ok(Some(HOST_ID_BYTES)),
         HOST_BEHAVIOR => Ok(Some(HOST_BEHAVIOR_BYTES)),
@@ -106,7 +94,7 @@ pub(super) fn get_bytes(entry: &SubmissionEntry) -> Result<Option<u32>, Status> 
 
 /// Bytes that a Set Features command takes.
 pub(super) fn set_bytes(entry: &SubmissionEntry) -> Result<Option<u32>, Status> {
-    match identifier(entry) {
+    match entry.feature().feature {
         // Over fabrics the host identifier is given with Connect (section 5.27.1.25).
         HOST_IDENTIFIER => Err(Status::COMMAND_SEQUENCE_ERROR),
         HOST_BEHAVIOR => Ok(Some(HOST_BEHAVIOR_BYTES)),
@@ -136,8 +124,8 @@ pub(super) struct Features {
     error_recovery: BTreeMap<NamespaceId, u16>,
     write_atomicity: u32,
     async_events: u32,
-    /// Queues granted, submission and completion, zero-based.
-    queues: [u16; 2],
+    /// Queues granted.
+    queues: QueueCounts,
     host_behavior: [u8; 3],
     /// What the host set, and when.
     timestamp: Option<(u64, Nanos)>,
@@ -155,7 +143,7 @@ impl Features {
             error_recovery: BTreeMap::new(),
             write_atomicity: 0,
             async_events: 0,
-            queues: [limits.io_queues_max - 1; 2],
+            queues: at_most(limits.io_queues_max),
             host_behavior: [0; 3],
             timestamp: None,
             enabled_at: now,
@@ -169,7 +157,8 @@ impl Features {
 
     /// How many I/O queues the host may connect: what it was last granted, or all before it asks.
     pub fn io_queues(&self) -> u16 {
-        self.queues[0].min(self.queues[1]).saturating_add(1)
+        let both = self.queues.submission.min(self.queues.completion);
+        u16::try_from(both).expect("granted no more than a limit of 16 bits")
     }
 
     /// Executes Get Features; returns dword 0 and fills `out`, which is as long as
@@ -180,7 +169,7 @@ impl Features {
         entry: &SubmissionEntry,
         out: &mut [u8],
     ) -> Result<u32, Status> {
-        let feature = identifier(entry);
+        let feature = entry.feature().feature;
         check_supported(feature, cx.subsystem)?;
         let select = Select::of(entry)?;
         if select == Select::Capabilities {
@@ -198,10 +187,10 @@ impl Features {
                 cx.subsystem.namespace(id).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT)?;
                 u32::from(values.error_recovery.get(&id).copied().unwrap_or(0))
             }
-            VOLATILE_WRITE_CACHE => 1,
-            NUMBER_OF_QUEUES => u32::from(values.queues[0]) | u32::from(values.queues[1]) << 16,
+            VOLATILE_WRITE_CACHE => WRITE_CACHE_ENABLED,
+            NUMBER_OF_QUEUES => values.queues.value(),
             WRITE_ATOMICITY => values.write_atomicity,
-            ASYNC_EVENTS => values.async_events,
+            ASYNC_EVENT_CONFIGURATION => values.async_events,
             KEEP_ALIVE_TIMER if select == Select::Default => 0,
             KEEP_ALIVE_TIMER => cx.keep_alive.timeout_ms(),
             TIMESTAMP => {
@@ -228,14 +217,14 @@ impl Features {
         entry: &SubmissionEntry,
         data: &[u8],
     ) -> Result<u32, Status> {
-        let feature = identifier(entry);
+        let feature = entry.feature().feature;
         check_supported(feature, cx.subsystem)?;
-        if entry.cdw10.get() & SAVE != 0 {
+        if entry.feature().save {
             return Err(Status::FEATURE_NOT_SAVEABLE);
         }
         let namespace_id = entry.namespace_id.get();
         let is_of_controller = matches!(namespace_id, 0 | NAMESPACE_ID_ALL);
-        if feature != ERROR_RECOVERY && !is_of_controller {
+        if !is_per_namespace(feature) && !is_of_controller {
             return Err(Status::FEATURE_NOT_NAMESPACE_SPECIFIC);
         }
         let value = entry.cdw11.get();
@@ -246,11 +235,13 @@ impl Features {
             TEMPERATURE_THRESHOLD => self.set_temperature(value)?,
             ERROR_RECOVERY => self.set_error_recovery(cx.subsystem, namespace_id, value)?,
             // Turning the cache off would make every write wait for the medium; not offered.
-            VOLATILE_WRITE_CACHE if value & 1 == 0 => return Err(Status::FEATURE_NOT_CHANGEABLE),
+            VOLATILE_WRITE_CACHE if value & WRITE_CACHE_ENABLED == 0 => {
+                return Err(Status::FEATURE_NOT_CHANGEABLE);
+            }
             VOLATILE_WRITE_CACHE => {}
             NUMBER_OF_QUEUES => return self.set_queues(cx, value),
             WRITE_ATOMICITY => self.write_atomicity = value & 1,
-            ASYNC_EVENTS => self.set_async_events(cx.subsystem.kind(), value)?,
+            ASYNC_EVENT_CONFIGURATION => self.set_async_events(cx.subsystem.kind(), value)?,
             KEEP_ALIVE_TIMER => cx.keep_alive.set_timeout_ms(value),
             TIMESTAMP => self.set_timestamp(cx.now, data)?,
             HOST_BEHAVIOR => self.set_host_behavior(data)?,
@@ -259,9 +250,10 @@ impl Features {
         Ok(0)
     }
 
-    /// A threshold by sensor (bits 19:16) and type (bits 21:20); there is the composite one only.
+    /// There is the composite temperature (sensor 0) only, with a threshold over and one under.
     fn temperature(&self, field: u32) -> Result<u16, Status> {
-        match (field >> 16 & 0xf, field >> 20 & 0b11) {
+        let asked = TemperatureThreshold(field);
+        match (asked.sensor(), asked.kind()) {
             (0, 0) => Ok(self.temperature_over),
             (0, 1) => Ok(self.temperature_under),
             _ => Err(Status::INVALID_FIELD),
@@ -269,26 +261,28 @@ impl Features {
     }
 
     fn set_temperature(&mut self, field: u32) -> Result<(), Status> {
-        let [low, high, ..] = field.to_le_bytes();
-        let threshold = u16::from_le_bytes([low, high]);
-        // Sensor 15 stands for all of them.
-        match (field >> 16 & 0xf, field >> 20 & 0b11) {
-            (0 | 0xf, 0) => self.temperature_over = threshold,
-            (0 | 0xf, 1) => self.temperature_under = threshold,
+        let asked = TemperatureThreshold(field);
+        match (asked.sensor(), asked.kind()) {
+            (0 | ALL_SENSORS, 0) => self.temperature_over = asked.kelvin(),
+            (0 | ALL_SENSORS, 1) => self.temperature_under = asked.kelvin(),
             _ => return Err(Status::INVALID_FIELD),
         }
         Ok(())
     }
 
-    /// TLER in bits 15:0; DULBE (bit 16) is not offered: deallocated blocks read as zeroes
-    /// (NVM Command Set 1.0 section 4.1.3.2).
+    /// DULBE is not offered: deallocated blocks read as zeroes (NVM Command Set 1.0 section
+    /// 4.1.3.2).
     fn set_error_recovery(
         &mut self,
         subsystem: &Subsystem,
         namespace_id: u32,
         value: u32,
     ) -> Result<(), Status> {
-        let limit = u16::try_from(value).map_err(|_| Status::INVALID_FIELD)?;
+        let asked = ErrorRecovery(value);
+        if asked.deallocated_is_error() {
+            return Err(Status::INVALID_FIELD);
+        }
+        let limit = asked.time_limit_100ms();
         if namespace_id == NAMESPACE_ID_ALL {
             let all = subsystem.namespaces().iter().map(|namespace| (namespace.id, limit));
             self.error_recovery = all.collect();
@@ -300,23 +294,22 @@ impl Features {
         Ok(())
     }
 
-    /// Section 5.27.1.5: both counts are zero-based, FFFFh is reserved, and the number is fixed
-    /// once an I/O queue is there.
+    /// Section 5.27.1.5: the number is fixed once an I/O queue is there.
     fn set_queues(&mut self, cx: &FeatureContext<'_>, value: u32) -> Result<u32, Status> {
-        let [low, next, third, high] = value.to_le_bytes();
-        let asked = [u16::from_le_bytes([low, next]), u16::from_le_bytes([third, high])];
-        if asked.contains(&QUEUE_COUNT_RESERVED) {
-            return Err(Status::INVALID_FIELD);
-        }
+        let asked = QueueCounts::from_value(value).ok_or(Status::INVALID_FIELD)?;
         if cx.open_io_queues != 0 {
             return Err(Status::COMMAND_SEQUENCE_ERROR);
         }
-        self.queues = asked.map(|count| count.min(cx.subsystem.limits().io_queues_max - 1));
-        Ok(u32::from(self.queues[0]) | u32::from(self.queues[1]) << 16)
+        let most = at_most(cx.subsystem.limits().io_queues_max);
+        self.queues = QueueCounts {
+            submission: asked.submission.min(most.submission),
+            completion: asked.completion.min(most.completion),
+        };
+        Ok(self.queues.value())
     }
 
     fn set_async_events(&mut self, kind: SubsystemKind, value: u32) -> Result<(), Status> {
-        let health = if kind == SubsystemKind::Nvm { HEALTH_EVENTS } else { 0 };
+        let health = if kind == SubsystemKind::Nvm { event::SMART_MASK } else { 0 };
         if value & !(events::supported_mask(kind) | health) != 0 {
             return Err(Status::INVALID_FIELD);
         }
@@ -355,20 +348,37 @@ impl Features {
     }
 }
 
+/// The features that controllers of the subsystem have.
+pub(super) fn supported_by(subsystem: &Subsystem) -> Vec<u8> {
+    match subsystem.kind() {
+        SubsystemKind::Discovery => DISCOVERY_FEATURES.to_vec(),
+        SubsystemKind::Nvm => {
+            // Without a cache its feature is not there (section 5.27.1.4).
+            let is_there =
+                |feature: &u8| *feature != VOLATILE_WRITE_CACHE || subsystem.has_volatile_cache();
+            IO_FEATURES.into_iter().filter(is_there).collect()
+        }
+    }
+}
+
+/// Whether a feature has a value for each namespace rather than one for the controller.
+pub(super) const fn is_per_namespace(feature: u8) -> bool {
+    feature == ERROR_RECOVERY
+}
+
 fn check_supported(feature: u8, subsystem: &Subsystem) -> Result<(), Status> {
-    let is_supported = match subsystem.kind() {
-        SubsystemKind::Discovery => DISCOVERY_FEATURES.contains(&feature),
-        // Without a cache the feature is not there (section 5.27.1.4).
-        SubsystemKind::Nvm if feature == VOLATILE_WRITE_CACHE => subsystem.has_volatile_cache(),
-        SubsystemKind::Nvm => IO_FEATURES.contains(&feature),
-    };
+    let is_supported = supported_by(subsystem).contains(&feature);
     if is_supported { Ok(()) } else { Err(Status::INVALID_FIELD) }
 }
 
 fn capabilities(feature: u8) -> u32 {
     match feature {
-        ERROR_RECOVERY => CAPABILITY_CHANGEABLE | CAPABILITY_NAMESPACE_SPECIFIC,
+        _ if is_per_namespace(feature) => supported::CHANGEABLE | supported::PER_NAMESPACE,
         VOLATILE_WRITE_CACHE | HOST_IDENTIFIER => 0,
-        _ => CAPABILITY_CHANGEABLE,
+        _ => supported::CHANGEABLE,
     }
+}
+
+fn at_most(queues: u16) -> QueueCounts {
+    QueueCounts { submission: queues.into(), completion: queues.into() }
 }

@@ -36,8 +36,8 @@ pub(super) fn identify(
     entry: &SubmissionEntry,
     out: &mut [u8; IDENTIFY_BYTES],
 ) -> Result<(), Status> {
-    let [cns, _, low, high] = entry.cdw10.get().to_le_bytes();
-    let kind = IdentifyKind::from_value(cns).ok_or(Status::INVALID_FIELD)?;
+    let command = entry.identify();
+    let kind = IdentifyKind::from_value(command.kind).ok_or(Status::INVALID_FIELD)?;
     if cx.subsystem.kind() == SubsystemKind::Discovery {
         // A discovery controller has no namespaces to ask for (figure 274).
         if kind != IdentifyKind::Controller {
@@ -46,18 +46,17 @@ pub(super) fn identify(
         identify_controller::fill_discovery(cx, out);
         return Ok(());
     }
-    let [.., command_set] = entry.cdw11.get().to_le_bytes();
     let is_of_command_set = matches!(
         kind,
         IdentifyKind::CommandSetNamespace
             | IdentifyKind::CommandSetController
             | IdentifyKind::CommandSetActiveNamespaces
     );
-    if is_of_command_set && command_set != COMMAND_SET_NVM {
+    if is_of_command_set && command.command_set != COMMAND_SET_NVM {
         return Err(Status::INVALID_FIELD);
     }
     let id = entry.namespace_id.get();
-    let controller_id = u16::from_le_bytes([low, high]);
+    let controller_id = command.controller_id;
     match kind {
         IdentifyKind::Controller => identify_controller::fill_io(cx, out),
         IdentifyKind::CommandSetController => identify_controller::fill_nvm(out),

@@ -4,6 +4,7 @@
 //! largest is some 4 KiB. NVMe Base 2.0 section 5.16.
 
 use bdev::Status;
+use bdev::nvme::admin_command::GetLogPage;
 use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
 use bdev::nvme::identify::COMMAND_SET_NVM;
 use bdev::nvme::log_page::{
@@ -70,10 +71,10 @@ const WRITING_COMMANDS: [NvmOpcode; 3] =
 const SUPPORTED_BIT: u32 = 1;
 /// FSP: the feature is of the controller (figure 257).
 const SCOPE_CONTROLLER: u32 = 1 << 21;
-/// RAE, cdw10 bit 15.
-const RETAIN_EVENT: u32 = 1 << 15;
-/// OT, cdw14 bit 23: the offset is an index, which no page here has.
-const OFFSET_IS_INDEX: u32 = 1 << 23;
+/// FSP: the feature is of each namespace.
+const SCOPE_NAMESPACE: u32 = 1 << 20;
+/// Log pages are read in dwords.
+const OFFSET_UNIT_BYTES: u64 = 4;
 /// SMART counts data in thousands of 512 bytes.
 const DATA_UNIT_BYTES: u64 = 512_000;
 const SPARE_PERCENT: u8 = 100;
@@ -86,47 +87,24 @@ pub(super) fn requested_bytes(
     entry: &SubmissionEntry,
     limits: &TargetLimits,
 ) -> Result<u32, Status> {
-    // NUMDU is the lower half of dword 11, NUMDL the upper half of dword 10; zero-based.
-    let dwords_zero_based = entry.cdw11.get() << 16 | entry.cdw10.get() >> 16;
-    let len_bytes = dwords_zero_based
-        .checked_add(1)
-        .and_then(|dwords| dwords.checked_mul(4))
-        .filter(|len_bytes| *len_bytes <= limits.transfer_bytes_max);
+    let asked_bytes = entry.get_log_page().bytes;
+    let len_bytes = u32::try_from(asked_bytes).ok();
+    let len_bytes = len_bytes.filter(|len_bytes| *len_bytes <= limits.transfer_bytes_max);
     len_bytes.ok_or(Status::INVALID_FIELD)
 }
 
-/// What a Get Log Page command asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LogRequest {
-    pub page: u8,
-    /// Log specific field.
-    pub specific: u8,
-    /// Whether the event that belongs to the page stays masked.
-    pub retains_event: bool,
-    /// First byte asked for, a multiple of 4.
-    pub offset: u64,
-    pub command_set: u8,
+/// Reads a command and holds its fields to what is offered (figures 197 to 201).
+pub(super) fn request_of(entry: &SubmissionEntry) -> Result<GetLogPage, Status> {
+    let request = entry.get_log_page();
+    let is_of_controller = matches!(entry.namespace_id.get(), 0 | NAMESPACE_ID_ALL);
+    let is_aligned = request.offset.is_multiple_of(OFFSET_UNIT_BYTES);
+    let is_good = is_aligned && !request.is_index && is_of_controller;
+    if is_good { Ok(request) } else { Err(Status::INVALID_FIELD) }
 }
 
-impl LogRequest {
-    /// Reads and checks a command (figures 197 to 201).
-    pub fn of(entry: &SubmissionEntry) -> Result<Self, Status> {
-        let dword10 = entry.cdw10.get();
-        let [page, specific, ..] = dword10.to_le_bytes();
-        let offset = u64::from(entry.cdw13.get()) << 32 | u64::from(entry.cdw12.get());
-        let dword14 = entry.cdw14.get();
-        let is_of_controller = matches!(entry.namespace_id.get(), 0 | NAMESPACE_ID_ALL);
-        if !offset.is_multiple_of(4) || dword14 & OFFSET_IS_INDEX != 0 || !is_of_controller {
-            return Err(Status::INVALID_FIELD);
-        }
-        Ok(Self {
-            page,
-            specific: specific & 0x7f,
-            retains_event: dword10 & RETAIN_EVENT != 0,
-            offset,
-            command_set: dword14.to_le_bytes()[3],
-        })
-    }
+/// CSI, of pages that differ by command set.
+fn command_set(entry: &SubmissionEntry) -> u8 {
+    entry.cdw14.get().to_le_bytes()[3]
 }
 
 /// What log pages are made of.
@@ -143,26 +121,29 @@ pub(super) struct LogContext<'a> {
 /// Fills `out` with the part of the page that was asked for.
 pub(super) fn read(
     cx: &LogContext<'_>,
-    request: &LogRequest,
+    entry: &SubmissionEntry,
     out: &mut [u8],
 ) -> Result<(), Status> {
-    let kind = cx.subsystem.kind();
-    let (pages, features): (&[u8], &[u8]) = match kind {
-        SubsystemKind::Discovery => (&DISCOVERY_PAGES, &features::DISCOVERY_FEATURES),
-        SubsystemKind::Nvm => (&IO_PAGES, &features::IO_FEATURES),
+    let request = request_of(entry)?;
+    let pages: &[u8] = match cx.subsystem.kind() {
+        SubsystemKind::Discovery => &DISCOVERY_PAGES,
+        SubsystemKind::Nvm => &IO_PAGES,
     };
-    if !pages.contains(&request.page) {
+    if !pages.contains(&request.log_page) {
         return Err(Status::INVALID_LOG_PAGE);
     }
-    let whole = match request.page {
-        page::SUPPORTED => table(pages, SUPPORTED_BIT),
+    let whole = match request.log_page {
+        page::SUPPORTED => table(pages, |_| SUPPORTED_BIT),
         page::ERROR => ErrorEntry::new_zeroed().as_bytes().repeat(usize::from(ERROR_ENTRIES)),
         page::SMART => smart(cx.statistics),
         page::FIRMWARE_SLOT => firmware_slots(),
         page::CHANGED_NAMESPACES => changed_namespaces(cx.changed_namespaces),
-        page::COMMAND_EFFECTS => command_effects(request.command_set)?,
+        page::COMMAND_EFFECTS => command_effects(command_set(entry))?,
         page::ANA => ana(cx, request.specific),
-        page::FEATURE_EFFECTS => table(features, SUPPORTED_BIT | SCOPE_CONTROLLER),
+        page::FEATURE_EFFECTS => table(&features::supported_by(cx.subsystem), |feature| {
+            let is_per_namespace = features::is_per_namespace(feature);
+            SUPPORTED_BIT | if is_per_namespace { SCOPE_NAMESPACE } else { SCOPE_CONTROLLER }
+        }),
         page::DISCOVERY => {
             let directory = cx.directory.ok_or(Status::INTERNAL_ERROR)?;
             return directory.read(cx.host, request.offset, out);
@@ -183,10 +164,10 @@ fn copy_part(whole: &[u8], offset: u64, out: &mut [u8]) -> Result<(), Status> {
 }
 
 /// A page with a descriptor for each of 256 identifiers.
-fn table(identifiers: &[u8], descriptor: u32) -> Vec<u8> {
+fn table(identifiers: &[u8], descriptor: impl Fn(u8) -> u32) -> Vec<u8> {
     let mut entries = [U32::ZERO; IDENTIFIERS];
     for identifier in identifiers {
-        entries[usize::from(*identifier)] = U32::new(descriptor);
+        entries[usize::from(*identifier)] = U32::new(descriptor(*identifier));
     }
     entries.as_bytes().to_vec()
 }
