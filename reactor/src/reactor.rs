@@ -224,6 +224,11 @@ impl<S: Service> ReactorHandle<S> {
         self.inbox.send(Box::new(move |core: &mut Core<S>| core.stop(grace))).is_ok()
     }
 
+    /// True once the core's thread has ended, so that [`ReactorHandle::join`] does not wait.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits for the core to end.
     pub fn join(self) -> std::thread::Result<()> {
         self.thread.join()

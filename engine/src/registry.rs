@@ -1,0 +1,178 @@
+//! Which devices there are: from the scheme of a URI to what opens it.
+//!
+//! Called on control threads, before the cores start. [`Registry::standard`] is the list of
+//! everything that is built; a known scheme that is not in it gets an error of its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bdev::legality::GeometryError;
+use bdev::malloc::MallocError;
+use bdev::uri::{DeviceUri, NotBuilt, Scheme, UriError};
+use bdev::{BlockDevice, Malloc, Null};
+
+/// Why a device could not be opened. Each names the URI.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The text is no device URI.
+    #[error("device {uri}")]
+    Uri {
+        /// What was given.
+        uri: String,
+        /// What is wrong with it.
+        #[source]
+        source: UriError,
+    },
+    /// The scheme is known, but there is nothing that opens it.
+    #[error("device {uri}")]
+    NotBuilt {
+        /// What was given.
+        uri: String,
+        /// What is built.
+        #[source]
+        source: NotBuilt,
+    },
+    /// The device could not be made.
+    #[error("device {uri}")]
+    Open {
+        /// What was given.
+        uri: String,
+        /// Why not.
+        #[source]
+        source: DeviceError,
+    },
+    /// Two devices have one scheme and one name.
+    #[error("device {uri} is named twice: give each device a name of its own")]
+    Twice {
+        /// The second.
+        uri: String,
+    },
+}
+
+/// Why a device of a scheme that is built could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A null device.
+    #[error(transparent)]
+    Null(#[from] GeometryError),
+    /// A RAM disk.
+    #[error(transparent)]
+    Malloc(#[from] MallocError),
+}
+
+/// Makes the device that a URI of its scheme describes.
+type Opener = fn(&DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError>;
+
+/// The schemes that can be opened.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    openers: Vec<(Scheme, Opener)>,
+}
+
+impl Registry {
+    /// Every device that is built.
+    pub fn standard() -> Registry {
+        Registry { openers: vec![(Scheme::Malloc, open_malloc), (Scheme::Null, open_null)] }
+    }
+
+    /// Opens the devices of a target, in the order given.
+    ///
+    /// # Errors
+    ///
+    /// The first URI that cannot be opened, or that names a device a second time.
+    pub fn open_all(&self, texts: &[String]) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
+        let mut known = HashSet::with_capacity(texts.len());
+        let mut devices = Vec::with_capacity(texts.len());
+        for text in texts {
+            let (scheme, device) = self.open(text)?;
+            if !known.insert((scheme, device.name().to_owned())) {
+                return Err(RegistryError::Twice { uri: text.clone() });
+            }
+            devices.push(device);
+        }
+        Ok(devices)
+    }
+
+    /// Opens one device.
+    ///
+    /// # Errors
+    ///
+    /// A text that is no URI, a scheme that is not built, a device that cannot be made.
+    pub fn open(&self, text: &str) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
+        let shown = || text.to_owned();
+        let uri: DeviceUri =
+            text.parse().map_err(|source| RegistryError::Uri { uri: shown(), source })?;
+        let scheme = uri.scheme();
+        let opener = self.openers.iter().find(|(built, _)| *built == scheme);
+        let Some((_, open)) = opener else {
+            let built = self.openers.iter().map(|(built, _)| *built).collect();
+            let source = NotBuilt { scheme, built };
+            return Err(RegistryError::NotBuilt { uri: shown(), source });
+        };
+        let device = open(&uri).map_err(|source| RegistryError::Open { uri: shown(), source })?;
+        Ok((scheme, device))
+    }
+}
+
+fn open_malloc(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Malloc(memory) = uri else { unreachable!("registered for malloc only") };
+    let disk = Malloc::new(memory.name.clone(), memory.geometry(), memory.uuid)?;
+    Ok(Arc::new(disk))
+}
+
+fn open_null(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Null(memory) = uri else { unreachable!("registered for null only") };
+    let device = Null::new(memory.name.clone(), memory.geometry(), memory.uuid)?;
+    Ok(Arc::new(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(texts: &[&str]) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
+        let texts: Vec<String> = texts.iter().map(|text| String::from(*text)).collect();
+        Registry::standard().open_all(&texts)
+    }
+
+    #[test]
+    fn devices_are_opened_in_the_order_given() {
+        let uuid = "6a1e0f4d-0d51-4a1c-8b5b-7d4d4a8f9f10";
+        let null = format!("null:///b?num_blocks=8&blk_size=4096&uuid={uuid}");
+        let devices = open(&["malloc:///a?size_mb=1", &null]).unwrap();
+        let names: Vec<_> = devices.iter().map(|device| device.name()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(devices[0].geometry().len_bytes(), 1 << 20);
+        assert_eq!(devices[1].geometry().len_bytes(), 8 * 4096);
+        assert_eq!(devices[1].uuid().unwrap().to_string(), uuid);
+    }
+
+    #[test]
+    fn a_known_scheme_that_is_not_built_says_so() {
+        for uri in ["aio:///dev/sdz", "/dev/sdz", "pcie:///0000:01:00.0", "nexus:///n"] {
+            let error = open(&[uri]).unwrap_err();
+            assert!(matches!(error, RegistryError::NotBuilt { .. }), "{uri}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_uri_is_refused_with_the_mistake_as_source() {
+        let RegistryError::Uri { uri, source } = open(&["malloc:///a"]).unwrap_err() else {
+            panic!("a mistake in the URI");
+        };
+        assert_eq!((uri.as_str(), source), ("malloc:///a", UriError::NoSize));
+    }
+
+    #[test]
+    fn a_disk_larger_than_the_machine_is_refused() {
+        let error = open(&["malloc:///a?size_mb=1000000000"]).unwrap_err();
+        assert!(matches!(error, RegistryError::Open { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_device_cannot_be_named_twice_and_names_of_other_schemes_do_not_matter() {
+        let error = open(&["null:///a?size_mb=1", "null:///a?size_mb=2"]).unwrap_err();
+        assert!(matches!(error, RegistryError::Twice { .. }));
+        assert!(open(&["null:///a?size_mb=1", "malloc:///a?size_mb=2"]).is_ok());
+    }
+}
