@@ -1,0 +1,197 @@
+//! The options of `mayastor`, and the target that they ask for.
+//!
+//! Read once, by main. What clap cannot know (whether a core is there, whether a URI can be opened)
+//! is left to the engine.
+
+use std::net::IpAddr;
+
+use clap::{Args, Parser, Subcommand};
+use engine::TargetConfig;
+use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
+use nvmf::fabrics::Nqn;
+use nvmf::target::DigestPolicy;
+use nvmf::target::limits::{QUEUE_ENTRIES_DEFAULT, QUEUE_ENTRIES_LIMIT, QUEUE_ENTRIES_MIN};
+use nvmf::target::namespace::Access;
+use reactor::cores::CoreList;
+use reactor::dma::PagePreference;
+use reactor::reactor::IdlePolicy;
+
+use crate::identity;
+
+/// What is served when no device is named.
+pub const DEVICE_DEFAULT: &str = "malloc:///ram0?size_mb=1024";
+
+/// Block storage over NVMe/TCP.
+#[derive(Debug, Parser)]
+#[command(name = "mayastor", version, about, subcommand_required = true)]
+pub struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `mayastor` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serves devices to NVMe/TCP hosts until it is asked to end (SIGTERM, SIGINT)
+    Target(TargetOptions),
+}
+
+/// Options of `mayastor target`.
+#[derive(Clone, Debug, Args)]
+pub struct TargetOptions {
+    /// Device to serve, one namespace each: malloc:///NAME?size_mb=N, null:///NAME?size_mb=N
+    /// (also num_blocks, blk_size, uuid)
+    #[arg(value_name = "URI", default_value = DEVICE_DEFAULT)]
+    pub devices: Vec<String>,
+    /// Address to listen on, IPv4 or IPv6; 0.0.0.0 or :: for all
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", value_parser = address)]
+    pub addr: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = PORT_DEFAULT)]
+    pub port: u16,
+    /// Address that discovery names, instead of the one that the host came to
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub advertise: Option<IpAddr>,
+    /// Name of the subsystem [default: one made of the machine's identity and the port]
+    #[arg(long)]
+    pub nqn: Option<Nqn>,
+    /// Host that may connect; repeat for more [default: every host]
+    #[arg(long = "allow-host", value_name = "NQN")]
+    pub allow_hosts: Vec<Nqn>,
+    /// Cores to run on: a list like 0,2-3 or a mask like 0x5 [default: the first allowed one]
+    #[arg(long)]
+    pub cores: Option<CoreList>,
+    /// Most entries of an I/O queue
+    #[arg(
+        long,
+        value_name = "ENTRIES",
+        default_value_t = QUEUE_ENTRIES_DEFAULT,
+        value_parser = clap::value_parser!(u16)
+            .range(i64::from(QUEUE_ENTRIES_MIN)..=i64::from(QUEUE_ENTRIES_LIMIT)),
+    )]
+    pub queue_size: u16,
+    /// Refuse header and data digests
+    #[arg(long)]
+    pub no_digest: bool,
+    /// Refuse writes
+    #[arg(long)]
+    pub read_only: bool,
+    /// Never sleep: lowest latency, and every core at 100 %
+    #[arg(long)]
+    pub poll: bool,
+    /// Use ordinary pages even where there are hugepages
+    #[arg(long)]
+    pub no_huge: bool,
+    /// DMA memory of each core in MiB
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = DMA_MIB_DEFAULT,
+        value_parser = clap::value_parser!(u32)
+            .range(i64::from(DMA_MIB_MIN)..=i64::from(DMA_MIB_MAX)),
+    )]
+    pub dma_mib: u32,
+    /// Print the line to connect with, and nothing after it
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl TargetOptions {
+    /// The target that is asked for.
+    pub fn to_config(&self) -> TargetConfig {
+        let made = || identity::default_nqn(&identity::machine(), self.port);
+        let nqn = self.nqn.unwrap_or_else(made);
+        TargetConfig {
+            address: self.addr,
+            port: self.port,
+            advertise: self.advertise,
+            allow_hosts: self.allow_hosts.clone(),
+            cores: self.cores.clone(),
+            digests: if self.no_digest { DigestPolicy::Never } else { DigestPolicy::AsAsked },
+            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            idle: if self.poll { IdlePolicy::Poll } else { IdlePolicy::default() },
+            pages: if self.no_huge { PagePreference::Ordinary } else { PagePreference::HugeFirst },
+            dma_mib: self.dma_mib,
+            queue_entries: self.queue_size,
+            ..TargetConfig::new(nqn, self.devices.clone())
+        }
+    }
+}
+
+/// An address, an IPv6 one with or without the brackets that it has in a URI.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map_err(|_| String::from("not an IPv4 or IPv6 address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &str) -> Result<TargetOptions, clap::Error> {
+        let words = format!("mayastor target {words}");
+        let Command::Target(target) = Options::try_parse_from(words.split_whitespace())?.command;
+        Ok(target)
+    }
+
+    fn config(words: &str) -> TargetConfig {
+        parse(words).unwrap_or_else(|error| panic!("{words}: {error}")).to_config()
+    }
+
+    #[test]
+    fn the_options_are_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn without_options_a_ram_disk_is_served_on_the_loopback_address() {
+        let config = config("");
+        assert_eq!(config.devices, [DEVICE_DEFAULT]);
+        assert_eq!(config.listen_address(), "127.0.0.1:4420".parse().unwrap());
+        assert!(config.nqn.as_str().starts_with("nqn.2019-05.io.openebs:"));
+        assert_eq!((config.queue_entries, config.digests), (128, DigestPolicy::AsAsked));
+        assert_eq!((config.access, config.pages), (Access::ReadWrite, PagePreference::HugeFirst));
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn every_option_reaches_the_target() {
+        let config = config(
+            "null:///a?size_mb=1 malloc:///b?size_mb=1 --addr :: --port 0 --advertise [fd00::1] \
+             --nqn nqn.2019-05.io.openebs:t --allow-host nqn.2019-05.io.openebs:h1 \
+             --allow-host nqn.2019-05.io.openebs:h2 --cores 0x3 --queue-size 1024 --no-digest \
+             --read-only --poll --no-huge --dma-mib 8 --quiet",
+        );
+        assert_eq!(config.devices, ["null:///a?size_mb=1", "malloc:///b?size_mb=1"]);
+        assert_eq!(config.listen_address(), "[::]:0".parse().unwrap());
+        assert_eq!(config.advertise, Some("fd00::1".parse().unwrap()));
+        assert_eq!(config.nqn.as_str(), "nqn.2019-05.io.openebs:t");
+        assert_eq!(config.allow_hosts.len(), 2);
+        assert_eq!(config.cores.unwrap().to_string(), "0-1");
+        assert_eq!((config.queue_entries, config.dma_mib), (1024, 8));
+        assert_eq!((config.digests, config.access), (DigestPolicy::Never, Access::ReadOnly));
+        assert_eq!((config.idle, config.pages), (IdlePolicy::Poll, PagePreference::Ordinary));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_and_those_at_the_ends_are_not() {
+        for legal in ["--queue-size 2", "--queue-size 1024", "--dma-mib 8", "--dma-mib 65536"] {
+            assert!(parse(legal).is_ok(), "{legal}");
+        }
+        for illegal in [
+            "--queue-size 1",
+            "--queue-size 1025",
+            "--dma-mib 7",
+            "--dma-mib 65537",
+            "--port 65536",
+            "--addr localhost",
+            "--cores 3-1",
+            "--nqn name",
+            "--allow-host name",
+        ] {
+            assert!(parse(illegal).is_err(), "{illegal}");
+        }
+    }
+}
