@@ -78,7 +78,12 @@ impl Wires {
     /// Reports every socket as ready: a stream in memory has no edges.
     pub fn report(&self, cx: &mut Cx) {
         for key in self.keys.borrow().iter() {
-            cx.device_readiness.note(Ready { key: *key, readable: true, writable: true });
+            cx.device_readiness.note(Ready {
+                key: *key,
+                readable: true,
+                writable: true,
+                closed: false,
+            });
         }
     }
 
