@@ -12,14 +12,16 @@ pub mod io;
 pub mod laws;
 pub mod legality;
 pub mod malloc;
+#[cfg(test)]
+mod narrow;
 pub mod null;
 pub mod nvme;
 pub mod parts;
 pub mod queue_pair;
 mod range_lock;
 pub mod rules;
-#[cfg(any(test, feature = "laws"))]
 mod segment_list;
+pub mod split;
 pub mod uri;
 
 pub use delay::Delay;
@@ -30,4 +32,5 @@ pub use malloc::Malloc;
 pub use null::Null;
 pub use nvme::status::Status;
 pub use queue_pair::{Busy, QueuePair};
+pub use split::Split;
 pub use uri::DeviceUri;

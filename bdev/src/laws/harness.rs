@@ -9,7 +9,7 @@ use reactor::{Cx, VirtualClock, Wake};
 
 use super::actions::{Action, Comparing, Fault, Sketch};
 use super::model::Model;
-use super::{DEPTH_MAX, Options};
+use super::{DEPTH_MAX, Options, Verdict};
 use crate::device::{BlockDevice, Geometry, Limits};
 use crate::io::{
     COMPLETIONS_PER_POLL, Completion, Completions, Io, IoFlags, Lba, Operation, Token,
@@ -89,6 +89,7 @@ pub(super) struct Harness<'a> {
     queue_pair: Box<dyn QueuePair>,
     geometry: Geometry,
     limits: Limits,
+    verdict: Verdict,
     model: Model,
     pending: HashMap<Token, Pending>,
     free: Vec<usize>,
@@ -117,6 +118,7 @@ impl<'a> Harness<'a> {
             queue_pair,
             geometry,
             limits: device.limits(),
+            verdict: options.verdict,
             model: Model::new(options.keeps, geometry.blocks, geometry.block_bytes),
             pending: HashMap::new(),
             free,
@@ -266,7 +268,7 @@ impl<'a> Harness<'a> {
         if sketch.accept_zeroes && operation == Operation::Read {
             io.flags = io.flags.with(IoFlags::ACCEPT_ZEROES);
         }
-        let verdict = legality::check(&io, &self.geometry, &self.limits);
+        let verdict = (self.verdict)(&io, &self.geometry, &self.limits);
         let credits = self.queue_pair.credits();
         assert!(credits > 0, "a credit was waited for");
         let accepted = self.queue_pair.submit(self.cx, io);

@@ -21,7 +21,10 @@ use std::sync::Arc;
 use proptest::test_runner::{Config, TestRunner};
 use reactor::Cx;
 
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, Geometry, Limits};
+use crate::io::Io;
+use crate::legality;
+use crate::nvme::status::Status;
 use harness::{Arena, Harness};
 
 /// What holds for a device, and how hard to look.
@@ -29,6 +32,9 @@ use harness::{Arena, Harness};
 pub struct Options {
     /// What it remembers.
     pub keeps: Keeps,
+    /// Which I/Os are legal: what [`legality::check`] says, given the device's own limits, unless
+    /// the device refuses more.
+    pub verdict: Verdict,
     /// Depth of the queue pairs opened, 1 to [`DEPTH_MAX`].
     pub depth: u32,
     /// Sequences tried.
@@ -36,6 +42,9 @@ pub struct Options {
     /// Steps in the longest sequence.
     pub steps_max: usize,
 }
+
+/// A check of an I/O against a device's geometry and limits.
+pub type Verdict = fn(&Io, &Geometry, &Limits) -> Result<(), Status>;
 
 /// Deepest queue pair of the suite: as many I/Os as the small pool of a test has buffers for.
 pub const DEPTH_MAX: u32 = 16;
@@ -51,7 +60,13 @@ pub enum Keeps {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { keeps: Keeps::Everything, depth: 8, cases: 64, steps_max: 120 }
+        Options {
+            keeps: Keeps::Everything,
+            verdict: legality::check,
+            depth: 8,
+            cases: 64,
+            steps_max: 120,
+        }
     }
 }
 
