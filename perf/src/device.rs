@@ -4,46 +4,76 @@
 
 use std::sync::Arc;
 
-use bdev::{BlockDevice, Geometry, Malloc, Null};
+use bdev::uri::{DeviceUri, MemoryUri};
+use bdev::{BlockDevice, Malloc, Null};
 
 use crate::harness::RunError;
 
-/// Size when the URI names none.
-const SIZE_MIB: u64 = 512;
-/// Bytes a block when the URI names none.
-const BLOCK_BYTES: u32 = 512;
+/// Size of a memory device whose URI names none, in MiB.
+const SIZE_MIB_DEFAULT: u32 = 512;
 
-/// Opens `null:///NAME` or `malloc:///NAME`, with `size_mb` and `blk_size`.
+/// Opens a device by its URI; memory devices without a size have 512 MiB.
 ///
 /// # Errors
 ///
 /// `Target` with what is wrong.
-pub fn open(uri: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
-    let refuse = |reason: String| RunError::Target { target: uri.to_owned(), reason };
-    let (scheme, rest) =
-        uri.split_once(":///").ok_or_else(|| refuse("write SCHEME:///NAME".into()))?;
-    let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (mut size_mib, mut block_bytes) = (SIZE_MIB, BLOCK_BYTES);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let number = || value.parse::<u32>().map_err(|error| refuse(format!("{key}: {error}")));
-        match key {
-            "size_mb" => size_mib = u64::from(number()?),
-            "blk_size" => block_bytes = number()?,
-            _ => return Err(refuse(format!("{key} is not known"))),
+pub fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
+    let refuse = |reason: String| RunError::Target { target: text.to_owned(), reason };
+    let uri: DeviceUri = with_size(text).parse().map_err(|error| refuse(chain(&error)))?;
+    match uri {
+        DeviceUri::Null(uri) => {
+            let MemoryUri { name, uuid, .. } = uri.clone();
+            let device = Null::new(name, uri.geometry(), uuid);
+            Ok(Arc::new(device.map_err(|error| refuse(chain(&error)))?))
         }
+        DeviceUri::Malloc(uri) => {
+            let MemoryUri { name, uuid, .. } = uri.clone();
+            let device = Malloc::new(name, uri.geometry(), uuid);
+            Ok(Arc::new(device.map_err(|error| refuse(chain(&error)))?))
+        }
+        _ => Err(refuse("a load of this process runs on null or malloc".to_owned())),
     }
-    let blocks = (size_mib << 20) / u64::from(block_bytes.max(1));
-    let geometry = Geometry { block_bytes, blocks };
-    match scheme {
-        "null" => match Null::new(name, geometry, None) {
-            Ok(device) => Ok(Arc::new(device)),
-            Err(error) => Err(refuse(error.to_string())),
-        },
-        "malloc" => match Malloc::new(name, geometry, None) {
-            Ok(device) => Ok(Arc::new(device)),
-            Err(error) => Err(refuse(error.to_string())),
-        },
-        _ => Err(refuse("the scheme is null or malloc".into())),
+}
+
+/// The same URI with a size, when a memory device names none.
+fn with_size(text: &str) -> String {
+    let memory = text.starts_with("null:") || text.starts_with("malloc:");
+    if !memory || text.contains("size_mb=") || text.contains("num_blocks=") {
+        return text.to_owned();
+    }
+    let separator = if text.contains('?') { '&' } else { '?' };
+    format!("{text}{separator}size_mb={SIZE_MIB_DEFAULT}")
+}
+
+/// An error and what caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_devices_have_a_default_size() {
+        assert_eq!(open("null:///n0").unwrap().geometry().len_bytes(), 512 << 20);
+        let small = open("malloc:///m0?blk_size=4096&size_mb=1").unwrap();
+        assert_eq!((small.geometry().blocks, small.geometry().block_bytes), (256, 4096));
+        assert_eq!(open("null:///n0?blk_size=4096").unwrap().geometry().block_bytes, 4096);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why() {
+        for wrong in ["null", "null:///n0?size_mb=x", "bdev:///b0", ""] {
+            let error = open(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot use {wrong}: ")), "{error}");
+        }
     }
 }

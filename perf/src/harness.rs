@@ -6,7 +6,6 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use reactor::Service;
 use reactor::clock::Nanos;
 use reactor::cores::{CoreId, CoreList};
 use reactor::counters::{CoreCounters, SharedCounters};
@@ -14,6 +13,8 @@ use reactor::dma::pool::{CHUNKS_MIN, CLASS_BYTES};
 use reactor::dma::region::HUGE_PAGE_BYTES;
 use reactor::dma::{PagePreference, PoolConfig};
 use reactor::reactor::{ReactorHandle, StartError};
+use reactor::socket::{Ready, Wait};
+use reactor::{Cx, Service};
 
 use crate::meter::CoreMeasure;
 use crate::report::{Faults, ServerMeasure};
@@ -185,6 +186,21 @@ pub fn end<S: Service>(handle: ReactorHandle<S>) {
         // A panic of the core has been printed by then and is part of no result.
         let _ = handle.join();
     }
+}
+
+/// One pass of a core that a test or a bench drives by hand: the phases of the reactor, without
+/// its sleep, inbox and counters. Returns how much work there was.
+pub fn pass<S: Service>(service: &mut S, cx: &mut Cx, ready: &mut Vec<Ready>) -> usize {
+    cx.advance_clock();
+    let mut work = service.take_messages(cx);
+    cx.network.poll(Wait::No, ready);
+    for event in ready.drain(..) {
+        if !cx.device_readiness.note(event) {
+            service.socket_ready(cx, event);
+        }
+        work += 1;
+    }
+    work + service.receive(cx) + service.poll_devices(cx) + service.send(cx)
 }
 
 /// A pool with room for `buffers` buffers of `len_bytes`, beside what every pool has.

@@ -1,0 +1,148 @@
+//! A million I/Os without an allocation, counted by the allocator of this test.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+use clap::Parser;
+use perf::cycles::TickRate;
+use perf::echo::client::{Client, ClientConfig};
+use perf::echo::server::{Server, ServerConfig};
+use perf::harness::{Event, Outcome, pass};
+use perf::load::Load;
+use perf::options::{Cli, Command};
+use perf::run::load_config;
+use perf::source::Source;
+use reactor::clock::Nanos;
+use reactor::cx::test_context;
+use reactor::socket::epoll::bind_listener;
+
+/// The system's allocator, counting what each thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn allocations() -> u64 {
+    ALLOCATIONS.get()
+}
+
+fn count() {
+    // A thread that is ending has no counter any more; nobody asks for it then.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local
+// number without a destructor and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those of the allocator below.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, len_bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, len_bytes) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn parse(line: &str) -> Command {
+    let words = std::iter::once("mayastor-perf").chain(line.split(' '));
+    Cli::try_parse_from(words).unwrap().command
+}
+
+/// Passes until the load ends. Returns what it brought home, and the allocations from the
+/// beginning of its window to the pass in which it closed.
+fn passes(reports: &Receiver<Event>, mut pass: impl FnMut()) -> (Outcome, u64) {
+    let mut began = None;
+    let mut closed = None;
+    loop {
+        let before = allocations();
+        pass();
+        while let Ok(event) = reports.try_recv() {
+            match event {
+                Event::Began => began = Some(allocations()),
+                Event::Closed => closed = Some(before),
+                Event::Ended(outcome) => {
+                    let (began, closed) = (began.unwrap(), closed.unwrap());
+                    return (*outcome, closed - began);
+                }
+                Event::Failed(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = allocations();
+    drop(std::hint::black_box(Box::new(7)));
+    assert_eq!(allocations(), before + 1);
+}
+
+#[test]
+fn a_million_ios_in_process_allocate_nothing() {
+    for load in ["null:///n0 --rw randrw", "malloc:///m0?size_mb=4 --bs 512 --rw randrw --verify"] {
+        let line = format!("run {load} --ramp_time 0.001 --number_ios 1000000 --runtime 10000");
+        let Command::Run(options) = parse(&line) else { panic!("{line}") };
+        let (mut cx, hand) = test_context();
+        let (events, reports) = mpsc::channel();
+        let device = perf::device::open(options.target.as_deref().unwrap()).unwrap();
+        let config = load_config(&options, 0, TickRate::calibrate());
+        let source = Source::Local(Arc::clone(&device));
+        let mut load = Load::new(&cx, config, source, events);
+        let mut ready = Vec::with_capacity(64);
+        let (outcome, allocated) = passes(&reports, || {
+            hand.advance(Nanos(1_000));
+            pass(&mut load, &mut cx, &mut ready);
+        });
+        assert!(outcome.faults.is_empty());
+        assert!(outcome.measure.histogram.count() >= 1_000_000);
+        assert_eq!(allocated, 0, "{line}");
+    }
+}
+
+#[test]
+fn the_echo_allocates_nothing() {
+    let line = "echo --rw randrw --iodepth 64 --connections 2 --cold --size 4m --ramp_time 0.001 \
+                --number_ios 100000 --runtime 10000";
+    let words: Vec<_> = line.split_whitespace().collect();
+    let Command::Echo(options) = parse(&words.join(" ")) else { panic!("{line}") };
+    let (mut server_cx, _) = test_context();
+    let (mut client_cx, hand) = test_context();
+    let listener = bind_listener(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = std::net::TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();
+    let mut server = Server::new(&mut server_cx, ServerConfig::new(&options), listener).unwrap();
+    let (events, reports) = mpsc::channel();
+    let config = ClientConfig::new(&options.load, 0, address, TickRate::calibrate());
+    let mut client = Client::new(&mut client_cx, config, events).unwrap();
+    let mut ready = Vec::with_capacity(64);
+    let (outcome, allocated) = passes(&reports, || {
+        hand.advance(Nanos(1_000));
+        pass(&mut client, &mut client_cx, &mut ready);
+        pass(&mut server, &mut server_cx, &mut ready);
+    });
+    assert!(outcome.measure.histogram.count() >= 100_000);
+    assert_eq!(allocated, 0);
+}
