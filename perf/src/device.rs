@@ -1,16 +1,22 @@
-//! Devices of this process by their URIs.
+//! Devices of this process, and targets, by their URIs.
 //!
 //! Called by main before any core starts.
 
 use std::sync::Arc;
 
-use bdev::uri::{DeviceUri, MemoryUri};
+use bdev::uri::{DeviceUri, MemoryUri, NvmfUri};
 use bdev::{BlockDevice, Malloc, Null};
+
+use nvmf::initiator::ConnectOptions;
+use uuid::Uuid;
 
 use crate::harness::RunError;
 
 /// Size of a memory device whose URI names none, in MiB.
 const SIZE_MIB_DEFAULT: u32 = 512;
+
+/// What the host identifier is made of.
+const HOST_NAME: &[u8] = b"mayastor-perf";
 
 /// Opens a device by its URI; memory devices without a size have 512 MiB.
 ///
@@ -33,6 +39,24 @@ pub fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
         }
         _ => Err(refuse("a load of this process runs on null or malloc".to_owned())),
     }
+}
+
+/// How to connect to the target that an `nvmf` URI names; none for any other URI. Resolving the
+/// host's name may block.
+///
+/// # Errors
+///
+/// `Target` with what is wrong.
+pub fn connect_options(text: &str) -> Result<Option<ConnectOptions>, RunError> {
+    let refuse = |reason: String| RunError::Target { target: text.to_owned(), reason };
+    let uri: DeviceUri = with_size(text).parse().map_err(|error| refuse(chain(&error)))?;
+    let DeviceUri::Nvmf(NvmfUri { host, port, subnqn, .. }) = uri else { return Ok(None) };
+    let authority =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    // One name for every run, so that a target's list of allowed hosts can have it.
+    let host_id = Uuid::new_v5(&Uuid::NAMESPACE_URL, HOST_NAME);
+    let options = ConnectOptions::from_uri_parts(&authority, &subnqn, host_id);
+    options.map(Some).map_err(|error| refuse(chain(&error)))
 }
 
 /// The same URI with a size, when a memory device names none.
@@ -67,6 +91,17 @@ mod tests {
         let small = open("malloc:///m0?blk_size=4096&size_mb=1").unwrap();
         assert_eq!((small.geometry().blocks, small.geometry().block_bytes), (256, 4096));
         assert_eq!(open("null:///n0?blk_size=4096").unwrap().geometry().block_bytes, 4096);
+    }
+
+    #[test]
+    fn targets_are_told_from_devices() {
+        let uri = "nvmf://127.0.0.1:4421/nqn.2019-05.io.openebs:n1";
+        let options = connect_options(uri).unwrap().unwrap();
+        assert_eq!(options.address, "127.0.0.1:4421".parse().unwrap());
+        let uri = "nvmf://[::1]/nqn.2019-05.io.openebs:n1";
+        assert_eq!(connect_options(uri).unwrap().unwrap().address, "[::1]:4420".parse().unwrap());
+        assert!(connect_options("null:///n0").unwrap().is_none());
+        assert!(connect_options("nvmf://127.0.0.1:0/n1").is_err());
     }
 
     #[test]

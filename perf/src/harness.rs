@@ -72,6 +72,20 @@ pub enum RunError {
     /// A queue pair could not be opened.
     #[error(transparent)]
     Open(#[from] bdev::OpenError),
+    /// The target cannot be connected.
+    #[error(transparent)]
+    Connect(#[from] nvmf::initiator::ConnectError),
+    /// The target went away during the run.
+    #[error("the target's controller is lost")]
+    Association(#[source] nvmf::initiator::ConnectionError),
+    /// The target grants fewer queues.
+    #[error("the target grants {granted} connections of {asked}: ask for no more")]
+    Connections {
+        /// What it grants to a controller.
+        granted: usize,
+        /// What was asked for on one core.
+        asked: u32,
+    },
     /// The target's name cannot be used.
     #[error("cannot use {target}: {reason}")]
     Target {

@@ -193,6 +193,12 @@ impl Load {
     fn connect(&mut self, cx: &mut Cx, opened: Opened) -> Result<(), RunError> {
         let LoadConfig { depth, block_bytes, connections_all, .. } = self.config;
         let extent = self.config.extent(opened.geometry)?;
+        if extent.place_blocks > opened.limits.io_blocks_max {
+            let most = u64::from(opened.limits.io_blocks_max);
+            let bytes = most * u64::from(opened.geometry.block_bytes);
+            let reason = format!("one I/O of the device has at most {bytes} bytes: lower --bs");
+            return Err(RunError::Extent { reason });
+        }
         if self.config.checking == Checking::Pattern {
             self.verifier = Some(Verifier::new(extent, opened.geometry.block_bytes)?);
         }
@@ -265,8 +271,9 @@ impl Load {
             }
             (true, Pace::Open { .. }) => work += self.submit_due(cx, now),
         }
-        if work > 0 {
-            for connection in &mut self.connections {
+        for connection in &mut self.connections {
+            // Also without new ones: what a full socket kept back is still to be sent.
+            if connection.free.len() < connection.slots.len() {
                 connection.queue_pair.flush(cx);
             }
         }
@@ -463,7 +470,11 @@ impl Service for Load {
         if self.meter.phase() == Phase::Waiting {
             return self.open(cx);
         }
-        self.source.poll(cx);
+        if let Err(error) = self.source.poll(cx)
+            && !self.reported
+        {
+            self.fail(cx, error);
+        }
         let mut work = self.poll(cx);
         self.advance(cx);
         work += self.submit(cx);
@@ -501,6 +512,9 @@ impl Service for Load {
         self.stop_at = Some(deadline);
         for connection in &mut self.connections {
             connection.queue_pair.abort_all(cx);
+        }
+        if self.in_flight() == 0 {
+            self.source.close(cx);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use bdev::BlockDevice;
+use nvmf::initiator::ConnectOptions;
 use reactor::cores::CoreList;
 use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
 
@@ -15,19 +16,21 @@ use crate::harness::{self, Collected, RunError};
 use crate::load::{Checking, Load, LoadConfig};
 use crate::options::RunOptions;
 use crate::report::Report;
-use crate::source::Source;
+use crate::source::{Remote, Source};
 use crate::workload::Direction;
 
 /// What every core opens for itself.
 #[derive(Clone, Debug)]
 enum Target {
     Local(Arc<dyn BlockDevice>),
+    Remote(Box<ConnectOptions>),
 }
 
 impl Target {
     fn source(&self) -> Source {
         match self {
             Target::Local(device) => Source::Local(Arc::clone(device)),
+            Target::Remote(options) => Source::Remote(Remote::Named(options.clone())),
         }
     }
 }
@@ -48,7 +51,14 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
         return Err(RunError::Target { target: name, reason });
     }
     let rate = TickRate::calibrate();
-    let target = Target::Local(device::open(&name)?);
+    let target = match device::connect_options(&name)? {
+        Some(mut remote) => {
+            remote.header_digest = options.header_digest;
+            remote.data_digest = options.data_digest;
+            Target::Remote(Box::new(remote))
+        }
+        None => Target::Local(device::open(&name)?),
+    };
     let Collected { measures, faults, server } = load(options, &target, rate)?;
     Ok(Report::new(&measures, server, rate, faults))
 }
@@ -67,9 +77,10 @@ fn load(options: &RunOptions, target: &Target, rate: TickRate) -> Result<Collect
             pool: harness::pool_for(buffers, config.block_bytes),
             seed: options.load.seed.wrapping_add(u64::from(core.0)),
         });
-        let (events, source) = (events.clone(), target.source());
+        let (events, target) = (events.clone(), target.clone());
         let started = reactor.map_err(RunError::from).and_then(|reactor| {
-            reactor.start(move |cx| Ok::<_, RunError>(Load::new(cx, config, source, events)))
+            reactor
+                .start(move |cx| Ok::<_, RunError>(Load::new(cx, config, target.source(), events)))
         });
         match started {
             Ok(load) => loads.push(load),
