@@ -203,6 +203,22 @@ fn too_little_memory_ends_in_one_line() {
 }
 
 #[test]
+fn more_memory_than_the_machine_has_is_refused_before_it_is_touched() {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let total_kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    let mib = (total_kib / 1024 + 1).next_multiple_of(2).to_string();
+    if total_kib / 1024 >= 65536 {
+        // More than can be asked for on one core.
+        return;
+    }
+    let (code, line) =
+        failure(&["target", "--port", "0", "--no-huge", "--dma-mib", &mib, "null:///n?size_mb=1"]);
+    assert_eq!(code, 1);
+    assert!(line.contains(&format!("wants {mib} MiB")), "{line}");
+}
+
+#[test]
 fn the_version_is_told() {
     let output = command(&["--version"]).output().unwrap();
     assert!(output.status.success());

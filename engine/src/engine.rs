@@ -24,6 +24,7 @@ use reactor::{Nanos, Reactor, ReactorConfig, ReactorHandle};
 
 use crate::assembly::{self, AssemblyError};
 use crate::config::{ConfigError, TargetConfig};
+use crate::memory::{self, MemoryShortage};
 use crate::registry::{Registry, RegistryError};
 
 /// How long a core that was just started may take to begin to listen.
@@ -86,6 +87,9 @@ pub enum EngineError {
         #[source]
         source: std::io::Error,
     },
+    /// The machine has too little memory for the cores.
+    #[error(transparent)]
+    Memory(#[from] MemoryShortage),
     /// A core could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -138,8 +142,8 @@ impl Engine {
         config.check()?;
         let cores = config.resolve_cores()?;
         let (socket, local) = listen(config.listen_address())?;
-        let registry = Registry::standard();
-        let devices = registry.open_all(&config.devices)?;
+        memory::check(config.pool(), cores.as_slice().len())?;
+        let devices = Registry::standard().open_all(&config.devices)?;
         let description = assembly::describe(config, devices, local.port(), draw_instance())?;
         let mut engine = Engine {
             cores: Vec::with_capacity(cores.as_slice().len()),
