@@ -6,6 +6,7 @@
 mod below;
 pub mod delay;
 pub mod device;
+pub mod emulate;
 pub mod fault;
 pub mod io;
 #[cfg(any(test, feature = "laws"))]
@@ -22,10 +23,12 @@ mod range_lock;
 pub mod rules;
 mod segment_list;
 pub mod split;
+pub mod stack;
 pub mod uri;
 
 pub use delay::Delay;
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+pub use emulate::Emulate;
 pub use fault::Fault;
 pub use io::{Completion, Completions, Io, IoFlags, Lba, Memory, Operation, SegmentArray, Token};
 pub use malloc::Malloc;

@@ -14,6 +14,8 @@
 mod actions;
 mod harness;
 mod model;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::sync::Arc;

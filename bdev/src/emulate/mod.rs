@@ -1,0 +1,146 @@
+//! Gives a device the operations that it lacks, so that every device means the same by each.
+//!
+//! A decorator that [`crate::stack`] places directly above a device whose limits require it:
+//!
+//! * write zeroes becomes writes of zeroes;
+//! * unmap becomes write zeroes where there is no unmap, or where unmapped blocks may read as
+//!   something else: replicas must never differ (ARCHITECTURE 3);
+//! * compare becomes a read and a look;
+//! * compare-and-write becomes read, look and write, while other changes of the blocks wait. That
+//!   holds for one queue pair only, so a device that is to be open on several cores has none.
+//!
+//! [`ranges`] says who waits for whom, [`queue_pair`] does the steps.
+
+mod queue_pair;
+mod ranges;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reactor::Cx;
+use reactor::dma::pool::LARGEST_BUFFER_BYTES;
+use uuid::Uuid;
+
+use crate::device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+use crate::io::Operation;
+use crate::queue_pair::QueuePair;
+use queue_pair::EmulateQueuePair;
+
+/// On how many cores a device is to be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// On one at a time: a compare-and-write can be emulated.
+    OneCore,
+    /// On any number: it cannot, and is refused as an invalid opcode.
+    ManyCores,
+}
+
+/// A device that has every operation that can be emulated.
+#[derive(Debug)]
+pub struct Emulate {
+    inner: Arc<dyn BlockDevice>,
+    sharing: Sharing,
+    /// With [`Sharing::OneCore`]: the one queue pair is open.
+    open: Arc<AtomicBool>,
+}
+
+impl Emulate {
+    /// Wraps a device.
+    pub fn new(inner: Arc<dyn BlockDevice>, sharing: Sharing) -> Emulate {
+        Emulate { inner, sharing, open: Arc::default() }
+    }
+
+    fn needs_one_core(&self) -> bool {
+        swaps_here(&self.inner.limits(), self.sharing)
+    }
+}
+
+/// True when a device of these limits needs [`Emulate`] above it.
+pub fn is_needed(limits: &Limits) -> bool {
+    limits.operations != OperationSet::ALL || !limits.unmap_zeroes
+}
+
+fn swaps_here(inner: &Limits, sharing: Sharing) -> bool {
+    !inner.operations.contains(Operation::CompareAndWrite) && sharing == Sharing::OneCore
+}
+
+/// What an emulated device of these inner limits says of itself.
+fn outer_limits(inner: Limits, block_bytes: u32, sharing: Sharing) -> Limits {
+    let native_swap = inner.operations.contains(Operation::CompareAndWrite);
+    let swaps = native_swap || sharing == Sharing::OneCore;
+    let operations = match swaps {
+        true => OperationSet::ALL,
+        false => OperationSet::ALL.without(Operation::CompareAndWrite),
+    };
+    let mut limits = Limits { operations, unmap_zeroes: true, ..inner };
+    if !native_swap {
+        // The write must go down as one I/O of one segment, out of one buffer.
+        let buffer_blocks = LARGEST_BUFFER_BYTES / block_bytes;
+        limits.atomic_blocks = inner.atomic_blocks.min(inner.io_blocks_max).min(buffer_blocks);
+        if inner.boundary_blocks != 0 {
+            limits.atomic_blocks = 1;
+        }
+    }
+    let native_unmap = inner.operations.contains(Operation::Unmap) && inner.unmap_zeroes;
+    if !native_unmap && !inner.operations.contains(Operation::WriteZeroes) {
+        limits.range_blocks_max = u32::MAX;
+    }
+    limits
+}
+
+impl BlockDevice for Emulate {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn limits(&self) -> Limits {
+        outer_limits(self.inner.limits(), self.geometry().block_bytes, self.sharing)
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.inner.uuid()
+    }
+
+    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+        let claim = match self.needs_one_core() {
+            true => Some(Claim::take(&self.open).ok_or_else(|| OpenError::System {
+                device: self.name().to_owned(),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::ResourceBusy,
+                    "it is open on another core, and its compare-and-write is for one core only",
+                ),
+            })?),
+            false => None,
+        };
+        let depth = depth.max(1);
+        let inner = self.inner.open_queue_pair(cx, depth)?;
+        let limits = (self.inner.limits(), self.limits());
+        Ok(Box::new(EmulateQueuePair::new(inner, self.geometry(), limits, depth, claim)))
+    }
+}
+
+/// The right to be the only queue pair. Given up when dropped.
+#[derive(Debug)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn take(open: &Arc<AtomicBool>) -> Option<Claim> {
+        // Acquire, partner: the release in `drop`, so that the next queue pair comes after all
+        // that the last one did.
+        let taken = open.swap(true, Ordering::Acquire);
+        (!taken).then(|| Claim(open.clone()))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Release, partner: the acquire in `take`.
+        self.0.store(false, Ordering::Release);
+    }
+}
