@@ -26,7 +26,10 @@ pub enum UriError {
         scheme: String,
     },
     /// A blank, a control character or a fragment.
-    #[error("character {character:?} must be written as %{:02X} in a device URI", u32::from(*character))]
+    #[error(
+        "character {character:?} must be written as %{:02X} in a device URI",
+        u32::from(*character)
+    )]
     Character {
         /// The character.
         character: char,
