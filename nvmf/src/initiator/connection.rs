@@ -39,26 +39,16 @@ enum State {
     Connected,
 }
 
-/// What is known of bytes to receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Readable {
-    /// None until the next report.
-    No,
-    /// The last call stopped short. The stream is empty, but its end may have been reported
-    /// together with its last bytes, so one more look is due; an edge would not come again.
-    Recheck,
-    /// Some.
-    Yes,
-}
-
 /// One TCP connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Box<dyn Socket>,
     key: SocketKey,
     state: State,
-    readable: Readable,
+    readable: bool,
     writable: bool,
+    /// The target sends no more: what is left is received up to the end, without a report.
+    peer_closed: bool,
     digests_asked: Digests,
     /// Layout of what goes out.
     framing: Framing,
@@ -103,8 +93,9 @@ impl Connection {
             socket,
             key,
             state: State::Connecting,
-            readable: Readable::No,
+            readable: false,
             writable: false,
+            peer_closed: false,
             digests_asked,
             framing: Framing::default(),
             rules,
@@ -124,11 +115,10 @@ impl Connection {
     /// # Errors
     /// TCP's handshake failed.
     pub fn look(&mut self, cx: &mut Cx) -> Result<(), ConnectionError> {
-        let Ready { readable, writable, .. } = cx.device_readiness.take(self.key);
-        if readable {
-            self.readable = Readable::Yes;
-        }
+        let Ready { readable, writable, closed, .. } = cx.device_readiness.take(self.key);
+        self.readable |= readable;
         self.writable |= writable;
+        self.peer_closed |= closed;
         if self.state == State::Connecting && (readable || writable) {
             match self.socket.connected() {
                 Ok(()) => self.initialize(),
@@ -147,7 +137,12 @@ impl Connection {
 
     /// True when a poll would find something to do without a further report.
     pub fn has_work(&self) -> bool {
-        self.readable != Readable::No || (self.writable && !self.outgoing.is_empty())
+        self.readable || self.can_send()
+    }
+
+    /// True when there is something to send and, as far as is known, room for it.
+    pub fn can_send(&self) -> bool {
+        self.writable && !self.outgoing.is_empty()
     }
 
     fn initialize(&mut self) {
@@ -218,19 +213,16 @@ impl Connection {
         if self.framing.digests.data { PayloadDigest::Present } else { PayloadDigest::Absent }
     }
 
-    /// Sends what waits with one call; true when there may be room for more.
+    /// Sends what waits with one call, as far as the socket takes it.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn send(&mut self, requests: &Slab<Request>) -> Result<bool, ConnectionError> {
-        if !self.writable || self.outgoing.is_empty() {
-            return Ok(false);
-        }
+    pub fn send(&mut self, requests: &Slab<Request>) -> Result<(), ConnectionError> {
         match self.outgoing.send(&mut *self.socket, requests) {
-            Ok(true) => Ok(!self.outgoing.is_empty()),
+            Ok(true) => Ok(()),
             Ok(false) | Err(SocketError::WouldBlock) => {
                 self.writable = false;
-                Ok(false)
+                Ok(())
             }
             Err(SocketError::Closed) => Err(ConnectionError::Closed),
         }
@@ -247,17 +239,17 @@ impl Connection {
     /// # Errors
     /// The connection is gone.
     pub fn receive(&mut self, requests: &Slab<Request>) -> Result<bool, ConnectionError> {
-        if self.readable == Readable::No || self.state == State::Connecting {
+        if !self.readable || self.state == State::Connecting {
             return Ok(false);
         }
         match self.incoming.receive(&mut *self.socket, requests) {
             Ok(Drained::No) => Ok(true),
             Ok(Drained::Yes) => {
-                self.readable = Readable::Recheck;
+                self.readable = self.peer_closed;
                 Ok(true)
             }
             Err(SocketError::WouldBlock) => {
-                self.readable = Readable::No;
+                self.readable = false;
                 Ok(false)
             }
             Err(SocketError::Closed) => Err(ConnectionError::Closed),
@@ -266,7 +258,7 @@ impl Connection {
 
     /// Whether the last receive call left bytes behind, as far as is known.
     pub fn may_have_more(&self) -> bool {
-        self.readable == Readable::Yes
+        self.readable
     }
 
     /// The next thing that came in whole.

@@ -204,12 +204,12 @@ impl Queue {
     fn try_flush(&mut self) -> Result<(), ConnectionError> {
         for _ in 0..SENDS_PER_FLUSH {
             let Some(connection) = &mut self.connection else { return Ok(()) };
-            let more = connection.send(&self.requests)?;
-            self.take_sent();
-            // The rest of an R2T has taken the place of what was sent.
-            if !more && self.connection.as_ref().is_none_or(|left| !left.has_work()) {
+            if !connection.can_send() {
                 return Ok(());
             }
+            connection.send(&self.requests)?;
+            // The rest of an R2T takes the place of what was sent.
+            self.take_sent();
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Queue {
     fn try_poll(&mut self, cx: &mut Cx) -> Result<(), ConnectionError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         connection.look(cx)?;
-        let mut answers_due = connection.has_work();
+        let mut answers_due = connection.can_send();
         for _ in 0..RECEIVES_PER_POLL {
             let Some(connection) = &mut self.connection else { return Ok(()) };
             if !connection.receive(&self.requests)? {

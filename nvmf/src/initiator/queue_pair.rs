@@ -79,9 +79,9 @@ impl InitiatorQueuePair {
     pub(super) fn poll_join(&mut self, cx: &mut Cx) -> Option<ConnectError> {
         let join = self.join.as_mut()?;
         let Poll::Ready(joined) = join.poll(cx, &mut self.queue) else { return None };
-        self.join = None;
         match joined {
             Ok(_) => {
+                self.join = None;
                 self.queue.set_capsule_data_bytes_max(self.capsule_data_bytes_max);
                 None
             }

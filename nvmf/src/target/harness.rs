@@ -50,9 +50,16 @@ impl Harness {
     /// A new connection whose stream has the given limits.
     pub fn connect(&mut self, limits: MemoryLimits) -> HostEnd {
         let (socket, far) = MemorySocket::pair(limits);
+        let closed = !self.serve(far);
+        HostEnd { socket, received: Vec::new(), closed }
+    }
+
+    /// Serves the target's end of a connection that somebody else has the host's end of. False
+    /// when the core has no slot for it.
+    pub fn serve(&mut self, far: MemorySocket) -> bool {
         let id = self.core.serve(&mut self.cx, |_, _| Some(Box::new(far)));
         self.connections.extend(id);
-        HostEnd { socket, received: Vec::new(), closed: id.is_none() }
+        id.is_some()
     }
 
     /// Runs passes until one of them does nothing.

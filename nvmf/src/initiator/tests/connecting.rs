@@ -13,12 +13,12 @@ use reactor::{Cx, Nanos, VirtualClock};
 use uuid::Uuid;
 
 use super::controller::{BLOCK_BYTES, Behaviour, FakeController, NAMESPACE_ID, namespace_uuid};
-use super::wire::Wires;
+use super::wire::{Peer, Wires};
 use crate::fabrics::connect::ConnectParameter;
 use crate::initiator::{ConnectError, ConnectOptions, Connector, Progress, RemoteNamespace};
 use crate::pdu::Flags;
 
-const NQN: &str = "nqn.2019-05.io.openebs:volume";
+pub const NQN: &str = "nqn.2019-05.io.openebs:volume";
 
 pub struct Setup {
     pub cx: Cx,
@@ -31,9 +31,13 @@ pub struct Setup {
 pub fn setup(behaviour: Behaviour, limits: MemoryLimits) -> Setup {
     let (mut cx, hand) = test_context();
     let wires = Wires::install(&mut cx, limits);
+    let controller = FakeController::new(behaviour);
+    Setup { cx, hand, wires, controller, options: default_options() }
+}
+
+pub fn default_options() -> ConnectOptions {
     let address = SocketAddr::from(([127, 0, 0, 1], 4420));
-    let options = ConnectOptions::new(address, NQN.parse().unwrap(), Uuid::from_u128(7));
-    Setup { cx, hand, wires, controller: FakeController::new(behaviour), options }
+    ConnectOptions::new(address, NQN.parse().unwrap(), Uuid::from_u128(7))
 }
 
 impl Setup {

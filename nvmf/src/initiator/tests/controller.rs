@@ -23,7 +23,7 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::wire::{FromHost, Stream, Wires};
+use super::wire::{FromHost, Peer, Stream, Wires};
 use crate::fabrics::command::PropertyCommand;
 use crate::fabrics::connect::{
     ADMIN_QUEUE_ID, Authentication, CONTROLLER_ID_DYNAMIC, ConnectCommand, ConnectData,
@@ -130,23 +130,6 @@ impl FakeController {
             enabled: false,
             ready_asked: 0,
         }
-    }
-
-    /// Accepts, receives, acts and answers.
-    pub fn step(&mut self, wires: &Wires) {
-        while let Some(mut stream) = wires.accept() {
-            stream.data_bytes_max = self.behaviour.data_bytes_max;
-            self.connections.push(Connection { stream, queue_id: None, transfers: HashMap::new() });
-        }
-        let mut connections = std::mem::take(&mut self.connections);
-        for connection in &mut connections {
-            connection.stream.pump();
-            while let Some(pdu) = connection.stream.next() {
-                self.handle(connection, pdu);
-            }
-        }
-        connections.retain(|connection| !connection.stream.is_closed());
-        self.connections = connections;
     }
 
     fn handle(&mut self, connection: &mut Connection, pdu: FromHost) {
@@ -357,6 +340,24 @@ impl FakeController {
         if self.behaviour.success == Flags::NONE {
             stream.respond(id, Status::SUCCESS);
         }
+    }
+}
+
+impl Peer for FakeController {
+    fn step(&mut self, wires: &Wires) {
+        while let Some(mut stream) = wires.accept() {
+            stream.data_bytes_max = self.behaviour.data_bytes_max;
+            self.connections.push(Connection { stream, queue_id: None, transfers: HashMap::new() });
+        }
+        let mut connections = std::mem::take(&mut self.connections);
+        for connection in &mut connections {
+            connection.stream.pump();
+            while let Some(pdu) = connection.stream.next() {
+                self.handle(connection, pdu);
+            }
+        }
+        connections.retain(|connection| !connection.stream.is_closed());
+        self.connections = connections;
     }
 }
 

@@ -2,4 +2,6 @@
 
 mod connecting;
 mod controller;
+mod faults;
+mod laws;
 mod wire;

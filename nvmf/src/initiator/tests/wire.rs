@@ -78,19 +78,26 @@ impl Wires {
     /// Reports every socket as ready: a stream in memory has no edges.
     pub fn report(&self, cx: &mut Cx) {
         for key in self.keys.borrow().iter() {
-            cx.device_readiness.note(Ready {
-                key: *key,
-                readable: true,
-                writable: true,
-                closed: false,
-            });
+            let (readable, writable) = (true, true);
+            cx.device_readiness.note(Ready { key: *key, readable, writable, closed: false });
         }
     }
 
     /// The target's end of the next stream that the host opened.
     pub fn accept(&self) -> Option<Stream> {
-        self.backlog.borrow_mut().pop_front().map(Stream::new)
+        self.take().map(Stream::new)
     }
+
+    /// The same, as a bare socket.
+    pub fn take(&self) -> Option<MemorySocket> {
+        self.backlog.borrow_mut().pop_front()
+    }
+}
+
+/// What is at the other end of the wires.
+pub trait Peer: std::fmt::Debug {
+    /// Accepts, receives, acts and answers.
+    fn step(&mut self, wires: &Wires);
 }
 
 /// A PDU that the host sent.
@@ -130,6 +137,11 @@ impl Stream {
             framing: Framing::default(),
             data_bytes_max: 4096,
         }
+    }
+
+    /// Ends the stream.
+    pub fn close(&mut self) {
+        self.socket = None;
     }
 
     /// Moves bytes both ways as far as the stream lets it.
@@ -242,6 +254,15 @@ impl Stream {
     pub fn send_data(&mut self, command_id: u16, offset: u32, data: &[u8], flags: Flags) {
         let range = DataRange { offset, length: data.len().try_into().unwrap() };
         self.send(&C2hData::new(command_id, range, flags, self.framing), data);
+    }
+
+    /// Sends all data of a command with a digest of the test's own.
+    pub fn send_data_with_digest(&mut self, command_id: u16, data: &[u8], digest: u32) {
+        let range = DataRange { offset: 0, length: data.len().try_into().unwrap() };
+        let header = C2hData::new(command_id, range, Flags::LAST, self.framing);
+        let mut bytes = [0; HEADER_SLOT_BYTES];
+        let length = write_header(&header, &mut bytes);
+        self.send_raw(&[&bytes[..length], data, &digest.to_le_bytes()].concat());
     }
 
     pub fn ask(&mut self, command_id: u16, transfer_tag: u16, range: DataRange) {
