@@ -16,7 +16,7 @@ use crate::harness::RunError;
 const SIZE_MIB_DEFAULT: u32 = 512;
 
 /// What the host identifier is made of.
-const HOST_NAME: &[u8] = b"mayastor-perf";
+pub const HOST_NAME: &[u8] = b"mayastor-perf";
 
 /// Opens a device by its URI; memory devices without a size have 512 MiB.
 ///

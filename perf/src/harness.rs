@@ -214,7 +214,12 @@ pub fn pass<S: Service>(service: &mut S, cx: &mut Cx, ready: &mut Vec<Ready>) ->
         }
         work += 1;
     }
-    work + service.receive(cx) + service.poll_devices(cx) + service.send(cx)
+    work += service.receive(cx) + service.poll_devices(cx) + service.send(cx);
+    while let Some(key) = cx.timers.expire_one(cx.now()) {
+        service.timer(cx, key);
+        work += 1;
+    }
+    work
 }
 
 /// A pool with room for `buffers` buffers of `len_bytes`, beside what every pool has.

@@ -17,6 +17,7 @@ pub mod options;
 pub mod pace;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod size;
 pub mod source;
 pub mod verify;

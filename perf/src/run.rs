@@ -7,7 +7,9 @@ use std::sync::mpsc;
 
 use bdev::BlockDevice;
 use nvmf::initiator::ConnectOptions;
-use reactor::cores::CoreList;
+use reactor::cores::{CoreId, CoreList};
+use reactor::counters::SharedCounters;
+use reactor::dma::PoolConfig;
 use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
 
 use crate::cycles::TickRate;
@@ -16,6 +18,7 @@ use crate::harness::{self, Collected, RunError};
 use crate::load::{Checking, Load, LoadConfig};
 use crate::options::RunOptions;
 use crate::report::Report;
+use crate::serve::Bound;
 use crate::source::{Remote, Source};
 use crate::workload::Direction;
 
@@ -27,6 +30,12 @@ enum Target {
 }
 
 impl Target {
+    fn remote(mut remote: ConnectOptions, options: &RunOptions) -> Target {
+        remote.header_digest = options.header_digest;
+        remote.data_digest = options.data_digest;
+        Target::Remote(Box::new(remote))
+    }
+
     fn source(&self) -> Source {
         match self {
             Target::Local(device) => Source::Local(Arc::clone(device)),
@@ -51,19 +60,44 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
         return Err(RunError::Target { target: name, reason });
     }
     let rate = TickRate::calibrate();
+    if let Some(uri) = &options.serve {
+        return run_served(options, uri, rate);
+    }
     let target = match device::connect_options(&name)? {
-        Some(mut remote) => {
-            remote.header_digest = options.header_digest;
-            remote.data_digest = options.data_digest;
-            Target::Remote(Box::new(remote))
-        }
+        Some(remote) => Target::remote(remote, options),
         None => Target::Local(device::open(&name)?),
     };
-    let Collected { measures, faults, server } = load(options, &target, rate)?;
+    let Collected { measures, faults, server } = load(options, &target, rate, None)?;
     Ok(Report::new(&measures, server, rate, faults))
 }
 
-fn load(options: &RunOptions, target: &Target, rate: TickRate) -> Result<Collected, RunError> {
+/// Serves a device on a core of its own and loads it over loopback.
+fn run_served(options: &RunOptions, uri: &str, rate: TickRate) -> Result<Report, RunError> {
+    options.target_core.check_within(&CoreList::allowed()?)?;
+    let core = harness::single_core(&options.target_core, &options.load.cores)?;
+    let bound = Bound::new(device::open(uri)?)?;
+    let target = Target::remote(bound.connect_options(), options);
+    let reactor = Reactor::new(ReactorConfig {
+        core,
+        idle: options.target_idle.policy(),
+        pool: PoolConfig::default(),
+        seed: options.load.seed,
+    })?;
+    let waker = reactor.waker().clone();
+    let server = reactor.start(move |cx| bound.serve(cx, waker))?;
+    let counters = Some((server.core(), server.shared_counters()));
+    let result = load(options, &target, rate, counters);
+    harness::end(server);
+    let Collected { measures, faults, server } = result?;
+    Ok(Report::new(&measures, server, rate, faults))
+}
+
+fn load(
+    options: &RunOptions,
+    target: &Target,
+    rate: TickRate,
+    server: Option<(CoreId, SharedCounters)>,
+) -> Result<Collected, RunError> {
     let (events, reports) = mpsc::channel();
     let cores = options.load.cores.as_slice();
     let mut loads: Vec<ReactorHandle<Load>> = Vec::with_capacity(cores.len());
@@ -91,7 +125,7 @@ fn load(options: &RunOptions, target: &Target, rate: TickRate) -> Result<Collect
     let within = options.load.ramp_time + options.load.runtime + harness::GRACE;
     let result = match failed {
         Some(error) => Err(error),
-        None => harness::collect(&reports, loads.len(), None, within),
+        None => harness::collect(&reports, loads.len(), server, within),
     };
     loads.into_iter().for_each(harness::end);
     result

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use clap::Parser;
+use nvmf::initiator::ConnectOptions;
 use perf::cycles::TickRate;
 use perf::echo::client::{Client, ClientConfig};
 use perf::echo::server::{Server, ServerConfig};
@@ -16,7 +17,8 @@ use perf::harness::{Event, Outcome, pass};
 use perf::load::Load;
 use perf::options::{Cli, Command};
 use perf::run::load_config;
-use perf::source::Source;
+use perf::serve::Bound;
+use perf::source::{Remote, Source};
 use reactor::clock::Nanos;
 use reactor::cx::test_context;
 use reactor::socket::epoll::bind_listener;
@@ -121,6 +123,35 @@ fn a_million_ios_in_process_allocate_nothing() {
         assert!(outcome.measure.histogram.count() >= 1_000_000);
         assert_eq!(allocated, 0, "{line}");
     }
+}
+
+#[test]
+fn a_million_ios_over_tcp_allocate_nothing_on_either_side() {
+    let line = "run null:///n0 --rw randrw --iodepth 32 --connections 2 --ramp_time 0.001 \
+                --number_ios 1000000 --runtime 10000 --data-digest";
+    let words: Vec<_> = line.split_whitespace().collect();
+    let Command::Run(options) = parse(&words.join(" ")) else { panic!("{line}") };
+    let (mut target_cx, target_hand) = test_context();
+    let (mut cx, hand) = test_context();
+    let bound = Bound::new(perf::device::open("null:///n0").unwrap()).unwrap();
+    let connect = ConnectOptions { data_digest: true, ..bound.connect_options() };
+    let (_sleeper, waker) = reactor::sleep::pair().unwrap();
+    let mut target = bound.serve(&mut target_cx, waker).unwrap();
+    let (events, reports) = mpsc::channel();
+    let config = load_config(&options, 0, TickRate::calibrate());
+    let source = Source::Remote(Remote::Named(Box::new(connect)));
+    let mut load = Load::new(&cx, config, source, events);
+    let mut ready = Vec::with_capacity(64);
+    let (outcome, allocated) = passes(&reports, || {
+        hand.advance(Nanos(1_000));
+        target_hand.advance(Nanos(1_000));
+        pass(&mut load, &mut cx, &mut ready);
+        pass(&mut target, &mut target_cx, &mut ready);
+    });
+    assert_eq!(outcome.faults.first, None);
+    assert!(outcome.measure.histogram.count() >= 1_000_000);
+    assert!(target_cx.counters.ios >= 1_000_000);
+    assert_eq!(allocated, 0);
 }
 
 #[test]
