@@ -93,7 +93,8 @@ impl InitiatorQueuePair {
     }
 
     /// Closes the connection and gives back what belongs to the core; what was in flight is still
-    /// handed up by `poll`.
+    /// handed up by `poll`. Dropping it instead closes the socket too, but loses the socket's key
+    /// and a buffer to the core for good.
     pub fn close(&mut self, cx: &mut Cx) {
         self.queue.abort(cx);
         if let Some(mut join) = self.join.take() {

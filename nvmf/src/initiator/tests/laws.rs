@@ -185,18 +185,23 @@ impl Peer for OwnTarget {
     }
 }
 
-fn own_target() -> Box<dyn Peer> {
+/// Our own target's RAM disk of 400 blocks.
+pub fn own_description() -> TargetDescription {
     let nqn = NQN.parse().unwrap();
     let geometry = Geometry { block_bytes: 512, blocks: 400 };
     let device = Arc::new(bdev::Malloc::new("ram", geometry, None).unwrap());
     let namespaces = vec![Namespace::new(&nqn, NamespaceId(1), device, Access::ReadWrite)];
     let config =
         SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]) };
-    Box::new(OwnTarget(Harness::new(TargetDescription {
+    TargetDescription {
         subsystems: vec![Arc::new(Subsystem::new(config).unwrap())],
         digests: DigestPolicy::AsAsked,
         advertised: Vec::new(),
-    })))
+    }
+}
+
+fn own_target() -> Box<dyn Peer> {
+    Box::new(OwnTarget(Harness::new(own_description())))
 }
 
 #[test]

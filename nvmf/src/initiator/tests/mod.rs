@@ -4,4 +4,5 @@ mod connecting;
 mod controller;
 mod faults;
 mod laws;
+mod loopback;
 mod wire;
