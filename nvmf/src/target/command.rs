@@ -169,6 +169,7 @@ impl Connection {
         match request.plan.transfer {
             Transfer::FromHost(len_bytes) => {
                 request.state = RequestState::WaitingForData;
+                self.transfers_due += 1;
                 let range = DataRange { offset: 0, length: len_bytes };
                 let command_id = request.command.command_id.get();
                 let header = ReadyToTransfer::new(command_id, slot, range, self.framing);

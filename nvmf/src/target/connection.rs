@@ -130,6 +130,8 @@ pub(super) struct Connection {
     pub sent_bytes: usize,
     pub control: [u8; terminate::TERM_REQUEST_BYTES_MAX as usize],
     pub control_bytes: usize,
+    /// Slots whose R2T is queued or sent and whose data is not there yet.
+    pub transfers_due: u32,
     /// Length of the data of the PDU that is being received.
     pub pdu_data_bytes: u32,
     pub readable: bool,
@@ -167,6 +169,7 @@ impl Connection {
             sent_bytes: 0,
             control: [0; terminate::TERM_REQUEST_BYTES_MAX as usize],
             control_bytes: 0,
+            transfers_due: 0,
             pdu_data_bytes: 0,
             readable: false,
             writable: true,

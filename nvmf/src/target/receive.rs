@@ -28,6 +28,9 @@ use crate::pdu::{
 /// Receives of one connection in one pass; more waits for the next pass, after the others.
 const RECEIVES_PER_PASS: usize = 4;
 
+/// Bytes of staging while H2CData is due: room for some headers, and little of the data to copy.
+const STAGING_BYTES_OF_A_TRANSFER: usize = 2048;
+
 const DIGEST_BYTES: usize = 4;
 
 /// The core's context and shared state while one of its connections is worked on.
@@ -56,7 +59,13 @@ impl Connection {
             if !self.readable || !self.is_open() || !self.stash.is_empty() {
                 return done;
             }
-            match self.receive_once(staging) {
+            // What lands in staging is copied once more. Where a whole transfer is due, only the
+            // headers between its parts should land there.
+            let staging_bytes = match self.transfers_due {
+                0 => staging.len(),
+                _ => staging.len().min(STAGING_BYTES_OF_A_TRANSFER),
+            };
+            match self.receive_once(&mut staging[..staging_bytes]) {
                 Ok((direct_bytes, staged_bytes)) => {
                     self.data_received(step, direct_bytes);
                     let used = self.consume(step, &staging[..staged_bytes]);
@@ -399,6 +408,9 @@ impl Connection {
         };
         if request.received_bytes < total_bytes {
             return;
+        }
+        if request.state == RequestState::WaitingForData {
+            self.transfers_due -= 1;
         }
         if request.digest_failed {
             self.fail(step, slot, bdev::Status::TRANSIENT_TRANSPORT_ERROR);
