@@ -131,8 +131,8 @@ fn page_note(config: &TargetConfig, pages: &[PageKind]) -> Option<String> {
         ""
     };
     Some(format!(
-        "{missing} of {cores} cores without hugepages: DMA memory wants {wanted} free ones of {mib} \
-         MiB (sysctl vm.nr_hugepages={wanted}) and uses ordinary pages{unlocked}",
+        "{missing} of {cores} cores without hugepages: DMA memory wants {wanted} free ones of \
+         {mib} MiB (sysctl vm.nr_hugepages={wanted}) and uses ordinary pages{unlocked}",
         cores = pages.len(),
         mib = HUGE_PAGE_BYTES >> 20,
     ))

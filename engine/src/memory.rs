@@ -21,8 +21,8 @@ const GROUPS: &str = "/sys/fs/cgroup";
 /// There is too little memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "too little memory: DMA memory for {cores} core(s) wants {wanted_mib} MiB and {free_mib} MiB are \
-     free; give the process more, or ask for less DMA memory or fewer cores"
+    "too little memory: DMA memory for {cores} core(s) wants {wanted_mib} MiB and {free_mib} MiB \
+     are free; give the process more, or ask for less DMA memory or fewer cores"
 )]
 pub struct MemoryShortage {
     /// Number of cores.
