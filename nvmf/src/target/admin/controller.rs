@@ -10,7 +10,6 @@ use bdev::nvme::opcode::{AdminOpcode, FabricsType};
 use reactor::Nanos;
 
 use super::changed_namespaces::ChangedNamespaces;
-use super::connect::{ConnectRequest, Refusal};
 use super::discovery::Directory;
 use super::events::{Events, Notice};
 use super::features::{FeatureContext, Features};
@@ -20,7 +19,7 @@ use super::log_page::{self, LogContext};
 use super::properties::{ControllerState, Properties};
 use super::transfer::{Direction, Transfer, transfer_of};
 use crate::fabrics::Nqn;
-use crate::fabrics::connect::{ADMIN_QUEUE_ID, ConnectParameter};
+use crate::fabrics::connect::ADMIN_QUEUE_ID;
 use crate::target::namespace::NamespaceId;
 use crate::target::subsystem::Subsystem;
 
@@ -164,25 +163,6 @@ impl AdminController {
     /// How many I/O queues it takes: identifiers 1 to this many.
     pub fn io_queues_granted(&self) -> u16 {
         self.features.io_queues()
-    }
-
-    /// Judges a Connect of an I/O queue that names this controller (section 6.3). Whether the
-    /// queue is there already is the caller's to know.
-    pub fn check_io_queue(&self, request: &ConnectRequest) -> Result<(), Refusal> {
-        let options = &self.options;
-        let is_same_host =
-            request.host_nqn == options.host_nqn && request.host_id == options.host_id;
-        if !is_same_host {
-            // As if it were not there: a host learns nothing of another's controllers.
-            return Err(Refusal::parameter(ConnectParameter::ControllerId));
-        }
-        if self.state() != ControllerState::Ready {
-            return Err(Refusal::of(Status::COMMAND_SEQUENCE_ERROR));
-        }
-        if !(1..=self.io_queues_granted()).contains(&request.queue_id) {
-            return Err(Refusal::parameter(ConnectParameter::QueueId));
-        }
-        Ok(())
     }
 
     /// Executes a command of the admin queue. `data_in` is what [`transfer_of`] says that the

@@ -19,6 +19,8 @@ mod identify_namespace;
 mod keep_alive;
 mod log_page;
 mod properties;
+#[cfg(test)]
+mod tests;
 pub mod transfer;
 
 pub use connect::{

@@ -9,8 +9,10 @@ use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::register::{
     self, Capabilities, Configuration, ControllerStatus, ShutdownRequest, ShutdownStatus, Version,
 };
+use zerocopy::little_endian::U32;
 
 use super::controller::Effect;
+use crate::fabrics::command::{PropertyCommand, PropertySize};
 use crate::target::limits::TargetLimits;
 use crate::target::subsystem::SubsystemKind;
 
@@ -27,10 +29,6 @@ const FIXED_MASK: u32 = 0b111 << 4 | 0b1111 << 7 | 0b111 << 11;
 const ENTRY_SIZES_MASK: u32 = 0xff << 16;
 /// CC.CRIME (bit 24) is read-only while CAP.CRIMS is 0; the rest is reserved.
 const WRITABLE_MASK: u32 = 1 | FIXED_MASK | SHUTDOWN_MASK | ENTRY_SIZES_MASK;
-
-const SIZE_MASK: u32 = 0b111;
-const SIZE_FOUR_BYTES: u32 = 0;
-const SIZE_EIGHT_BYTES: u32 = 1;
 
 /// Where a controller is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,25 +102,28 @@ impl Properties {
 
     /// Executes Property Get (section 6.5).
     pub fn get(&self, entry: &SubmissionEntry) -> Result<u64, Status> {
-        let (size, value) = match entry.cdw11.get() {
-            register::CAPABILITIES_OFFSET => (SIZE_EIGHT_BYTES, self.capabilities.0),
-            register::VERSION_OFFSET => (SIZE_FOUR_BYTES, u64::from(Version::V2_0.0)),
-            register::CONFIGURATION_OFFSET => (SIZE_FOUR_BYTES, u64::from(self.configuration.0)),
-            register::STATUS_OFFSET => (SIZE_FOUR_BYTES, u64::from(self.status().0)),
-            register::READY_TIMEOUTS_OFFSET => (SIZE_FOUR_BYTES, u64::from(READY_TIMEOUTS)),
+        let command = PropertyCommand::of(entry).ok_or(Status::INVALID_OPCODE)?;
+        let four = |value: u32| (PropertySize::Four, u64::from(value));
+        let (size, value) = match command.offset.get() {
+            register::CAPABILITIES_OFFSET => (PropertySize::Eight, self.capabilities.0),
+            register::VERSION_OFFSET => four(Version::V2_0.0),
+            register::CONFIGURATION_OFFSET => four(self.configuration.0),
+            register::STATUS_OFFSET => four(self.status().0),
+            register::READY_TIMEOUTS_OFFSET => four(READY_TIMEOUTS),
             _ => return Err(Status::INVALID_FIELD),
         };
-        let is_right_size = entry.cdw10.get() & SIZE_MASK == size;
-        if is_right_size { Ok(value) } else { Err(Status::INVALID_FIELD) }
+        if command.size() == Some(size) { Ok(value) } else { Err(Status::INVALID_FIELD) }
     }
 
     /// Executes Property Set (section 6.6). CC alone can be written.
     pub fn set(&mut self, entry: &SubmissionEntry) -> Result<Effect, Status> {
-        let is_four_bytes = entry.cdw10.get() & SIZE_MASK == SIZE_FOUR_BYTES;
-        if entry.cdw11.get() != register::CONFIGURATION_OFFSET || !is_four_bytes {
+        let command = PropertyCommand::of(entry).ok_or(Status::INVALID_OPCODE)?;
+        let is_four_bytes = command.size() == Some(PropertySize::Four);
+        if command.offset.get() != register::CONFIGURATION_OFFSET || !is_four_bytes {
             return Err(Status::INVALID_FIELD);
         }
-        self.configure(Configuration(entry.cdw12.get() & WRITABLE_MASK))
+        let [value, _]: [U32; 2] = zerocopy::transmute!(command.value);
+        self.configure(Configuration(value.get() & WRITABLE_MASK))
     }
 
     fn configure(&mut self, new: Configuration) -> Result<Effect, Status> {
@@ -173,7 +174,6 @@ impl Properties {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::little_endian::U32;
 
     const ENABLE: u32 = 0x0046_0001;
     const SHUTDOWN_NORMAL: u32 = 1 << 14;
