@@ -64,6 +64,11 @@ impl Cx {
         self.now
     }
 
+    /// Reads the clock without moving the time of the pass: for measuring what a pass did.
+    pub fn read_clock(&self) -> Nanos {
+        self.clock.read()
+    }
+
     /// Reads the clock: once a pass, by the loop.
     pub fn advance_clock(&mut self) -> Nanos {
         self.now = self.clock.read();

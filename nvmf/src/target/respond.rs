@@ -99,7 +99,7 @@ impl Connection {
             };
             step.cx.counters.ios += 1;
             step.cx.counters.io_bytes += bytes;
-            step.cx.counters.io_ns += now.since(request.started).0;
+            step.core.answers.add(request.started);
         }
         self.enqueue(SendItem::Answer(slot), now);
         step.core.mark_send(self, step.id);
