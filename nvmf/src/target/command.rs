@@ -16,7 +16,7 @@ use super::admin::{
     self, AdminOutcome, ConnectRequest, Effect, HeldCompletion, IoStatistics, Refusal,
     RequestedController,
 };
-use super::connection::{self, BUFFER_SHARE, Connection, Queue, SendItem};
+use super::connection::{self, BUFFER_SHARE, Connection, GRANT_SHARE, Queue, SendItem};
 use super::io_command::{self, NamespaceView, RANGE_BYTES};
 use super::limits::TargetLimits;
 use super::message::{ConnectQuestion, ConnectionId, ControllerChange, Message, QueueKind};
@@ -24,7 +24,9 @@ use super::receive::{Step, Taken};
 use super::request::{Action, Payload, Plan, PlannedIo, RequestState, Transfer};
 use super::subsystem::SubsystemKind;
 use crate::fabrics::Nqn;
-use crate::fabrics::connect::{CONNECT_DATA_BYTES, CONNECT_TYPE, FABRICS_OPCODE};
+use crate::fabrics::connect::{
+    CONNECT_DATA_BYTES, CONNECT_RECORD_FORMAT, CONNECT_TYPE, FABRICS_OPCODE,
+};
 use crate::pdu::{
     CommandCapsule, DataRange, FatalErrorStatus, PduHeader, ReadyToTransfer, TermReason,
     write_header,
@@ -63,9 +65,6 @@ impl Connection {
         let now = step.cx.now();
         let request = &mut self.requests[usize::from(slot)];
         request.begin(command, plan, now);
-        if let Some(queue) = &mut self.queue {
-            queue.head = if queue.head + 1 == queue.entries { 0 } else { queue.head + 1 };
-        }
         if let Some(buffer) = in_capsule {
             request.buffer = Some(buffer);
             request.state = RequestState::ReceivingCapsuleData;
@@ -75,9 +74,7 @@ impl Connection {
         self.discard_data(parts);
         match plan.transfer {
             Transfer::None => self.execute(step, slot),
-            Transfer::ToHost(len_bytes) | Transfer::FromHost(len_bytes) => {
-                self.need_buffer(step, slot, len_bytes);
-            }
+            Transfer::ToHost(_) | Transfer::FromHost(_) => self.need_buffer(step, slot),
         }
         Taken::Yes
     }
@@ -104,12 +101,11 @@ impl Connection {
                 Err(status) => Plan::fail(status.with_do_not_retry()),
             };
         }
+        if let Err(status) = admin::check_flags(command) {
+            return Plan::fail(status.with_do_not_retry());
+        }
         if fabrics {
-            return if command.fabrics_type() == FabricsType::Disconnect as u8 {
-                Plan { action: Action::Disconnect, transfer: Transfer::None }
-            } else {
-                Plan::fail(Status::INVALID_OPCODE.with_do_not_retry())
-            };
+            return plan_disconnect(command);
         }
         let namespace = command.namespace_id.get().wrapping_sub(1) as usize;
         let Some(root) = queue.roots.get(namespace).copied().flatten() else {
@@ -130,10 +126,36 @@ impl Connection {
         Some(buffer)
     }
 
+    /// A buffer for a transfer outside the capsule; one to the controller needs a grant as well.
+    fn take_transfer_buffer(
+        &mut self,
+        step: &mut Step<'_>,
+        transfer: Transfer,
+    ) -> Option<DmaBuffer> {
+        match transfer {
+            Transfer::None => unreachable!("only a command with data waits for a buffer"),
+            Transfer::ToHost(len_bytes) => self.take_buffer(step, len_bytes),
+            Transfer::FromHost(len_bytes) => {
+                let pool_bytes = step.cx.dma.len_bytes();
+                let own_bytes_max = pool_bytes / BUFFER_SHARE / GRANT_SHARE;
+                let all_bytes_max = pool_bytes / GRANT_SHARE;
+                if self.granted_bytes >= own_bytes_max || step.core.granted_bytes >= all_bytes_max {
+                    return None;
+                }
+                let buffer = self.take_buffer(step, len_bytes)?;
+                let bytes = buffer.len_bytes() as usize;
+                self.granted_bytes += bytes;
+                step.core.granted_bytes += bytes;
+                Some(buffer)
+            }
+        }
+    }
+
     /// Goes on with a slot that needs a buffer, now or when there is one.
-    fn need_buffer(&mut self, step: &mut Step<'_>, slot: u16, len_bytes: u32) {
+    fn need_buffer(&mut self, step: &mut Step<'_>, slot: u16) {
+        let transfer = self.requests[usize::from(slot)].plan.transfer;
         if self.waiting.is_empty()
-            && let Some(buffer) = self.take_buffer(step, len_bytes)
+            && let Some(buffer) = self.take_transfer_buffer(step, transfer)
         {
             self.with_buffer(step, slot, buffer);
             return;
@@ -147,12 +169,8 @@ impl Connection {
     pub(super) fn retry_waiting(&mut self, step: &mut Step<'_>) -> usize {
         let mut served = 0;
         while let Some(slot) = self.waiting.front().copied() {
-            let (Transfer::ToHost(len_bytes) | Transfer::FromHost(len_bytes)) =
-                self.requests[usize::from(slot)].plan.transfer
-            else {
-                unreachable!("only a command with data waits for a buffer");
-            };
-            let Some(buffer) = self.take_buffer(step, len_bytes) else {
+            let transfer = self.requests[usize::from(slot)].plan.transfer;
+            let Some(buffer) = self.take_transfer_buffer(step, transfer) else {
                 step.core.mark_starved(self, step.id);
                 break;
             };
@@ -185,12 +203,20 @@ impl Connection {
     /// Does what the plan says; its data, or the room for it, is there.
     pub(super) fn execute(&mut self, step: &mut Step<'_>, slot: u16) {
         match self.requests[usize::from(slot)].plan.action {
-            Action::Fail(status) => self.fail(step, slot, status),
+            Action::Fail(status) => {
+                if self.queue.is_none() {
+                    step.cx.counters.protocol_errors += 1;
+                }
+                self.fail(step, slot, status);
+            }
             Action::Io(io) => self.submit(step, slot, io),
             Action::Deallocate { root, ranges } => self.deallocate(step, slot, root, ranges),
             Action::Admin => self.execute_admin(step, slot),
             Action::Connect => self.execute_connect(step, slot),
-            Action::Disconnect => self.complete(step, slot, Status::SUCCESS, 0),
+            Action::Disconnect => {
+                self.complete(step, slot, Status::SUCCESS, 0);
+                self.finish(step.cx.now());
+            }
         }
     }
 
@@ -331,6 +357,18 @@ impl Connection {
             }
         }
     }
+}
+
+/// What Disconnect of an I/O queue needs; other fabrics commands do not belong there.
+fn plan_disconnect(command: &SubmissionEntry) -> Plan {
+    if command.fabrics_type() != FabricsType::Disconnect as u8 {
+        return Plan::fail(Status::INVALID_OPCODE.with_do_not_retry());
+    }
+    // RECFMT, as in Connect.
+    if command.cdw10.get() & 0xffff != u32::from(CONNECT_RECORD_FORMAT) {
+        return Plan::fail(Status::CONNECT_INCOMPATIBLE_FORMAT.with_do_not_retry());
+    }
+    Plan { action: Action::Disconnect, transfer: Transfer::None }
 }
 
 /// The limits of the subsystem that a queue belongs to.

@@ -23,6 +23,10 @@ pub(super) const ESTABLISH_TIMEOUT: Nanos = Nanos::from_secs(5);
 /// A host that takes nothing of what is sent for this long is dead.
 pub(super) const SEND_TIMEOUT: Nanos = Nanos::from_secs(10);
 
+/// A host that owes data, for an R2T or the rest of a PDU, and sends none for this long is dead.
+/// What it holds meanwhile others could use.
+pub(super) const RECEIVE_TIMEOUT: Nanos = Nanos::from_secs(10);
+
 /// A termination request has this long to leave.
 pub(super) const TERMINATE_TIMEOUT: Nanos = Nanos::from_secs(1);
 
@@ -33,6 +37,11 @@ pub(super) const ENTRIES_BEFORE_CONNECT: u16 = 1;
 /// its answers can then not starve the others.
 pub(super) const BUFFER_SHARE: usize = 4;
 
+/// What part of a share, and of the whole pool, may wait for data that was asked for by R2T: half.
+/// That data comes behind whatever the host has sent before, and a capsule among it may need a
+/// buffer for its own data. If R2Ts could take every buffer, neither would ever arrive.
+pub(super) const GRANT_SHARE: usize = 2;
+
 /// How far a connection is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ConnectionState {
@@ -42,7 +51,8 @@ pub(super) enum ConnectionState {
     AwaitingConnect(Nanos),
     /// A queue.
     Connected,
-    /// A fatal error was found; the termination request leaves by this time, then it closes.
+    /// Nothing more is begun, after a fatal error or Disconnect: what is queued leaves by this
+    /// time, then it closes.
     Terminating(Nanos),
     /// The socket is gone; requests at the device are awaited.
     Draining,
@@ -57,7 +67,9 @@ pub(super) struct Queue {
     pub id: u16,
     /// Entries.
     pub entries: u16,
-    /// Commands taken, modulo the entries: the SQ head of completions.
+    /// Commands answered, modulo the entries: the SQ head of completions. A command counts when it
+    /// is answered, so that a host which goes by it never has more commands out than the queue
+    /// has slots.
     pub head: u16,
     /// The host asked for no submission queue flow control, so that a read's data may carry its
     /// success (NVMe/TCP 3.3.2, SUCCESS flag).
@@ -119,6 +131,8 @@ pub(super) struct Connection {
     pub waiting: VecDeque<u16>,
     /// Bytes of buffers that its slots hold.
     pub held_bytes: usize,
+    /// Bytes of them whose data was asked for by R2T and has not all come.
+    pub granted_bytes: usize,
     /// Requests whose tokens are at a device.
     pub at_device: u32,
     pub incoming: Incoming,
@@ -144,6 +158,8 @@ pub(super) struct Connection {
     pub listed_starved: bool,
     /// When the socket last took something, while there is something to send.
     pub send_progress: Nanos,
+    /// When the host last sent something that it owed, while it owes something.
+    pub receive_progress: Nanos,
 }
 
 impl Connection {
@@ -161,6 +177,7 @@ impl Connection {
             free: Vec::new(),
             waiting: VecDeque::new(),
             held_bytes: 0,
+            granted_bytes: 0,
             at_device: 0,
             incoming: Incoming::Header,
             carry: Carry { bytes: [0; HEADER_SLOT_BYTES + 8], len: 0 },
@@ -178,6 +195,7 @@ impl Connection {
             listed_send: false,
             listed_starved: false,
             send_progress: now,
+            receive_progress: now,
         };
         connection.grow(ENTRIES_BEFORE_CONNECT, generation);
         connection
@@ -227,7 +245,7 @@ impl Connection {
 
     /// Answers a fatal error: a termination request, then the end. Counted by the caller.
     pub fn terminate(&mut self, reason: TermReason, now: Nanos) {
-        self.state = ConnectionState::Terminating(now + TERMINATE_TIMEOUT);
+        self.finish(now);
         // An item that has begun to leave must leave whole, or the request would be unreadable.
         let begun = self.sent_bytes > 0;
         self.send_queue.truncate(usize::from(begun));
@@ -239,6 +257,12 @@ impl Connection {
         self.control_bytes =
             terminate::write_term_request(Role::Controller, reason, offending, &mut self.control);
         self.enqueue(SendItem::Control, now);
+    }
+
+    /// Takes no more input and begins nothing more: what is queued leaves, then it closes.
+    pub fn finish(&mut self, now: Nanos) {
+        self.state = ConnectionState::Terminating(now + TERMINATE_TIMEOUT);
+        self.waiting.clear();
     }
 
     /// Closes the socket. Slots that no device has are freed; the rest follow with their tokens.
@@ -290,6 +314,24 @@ impl Connection {
         self.state = ConnectionState::Connected;
     }
 
+    /// True while it waits for a buffer, for a command or for the rest of the stream.
+    pub fn is_starved(&self) -> bool {
+        self.is_open() && !(self.waiting.is_empty() && self.stash.is_empty())
+    }
+
+    /// What it waits for: commands without a buffer, and bytes that were not parsed.
+    pub fn starvation(&self) -> (usize, usize) {
+        (self.waiting.len(), self.stash.len())
+    }
+
+    /// True while the host has to send something before anything else can happen: the rest of a
+    /// PDU, or data that an R2T asked for. Not while its bytes are left unread for lack of buffers.
+    fn is_owed_input(&self) -> bool {
+        let inside_pdu = self.incoming != Incoming::Header || self.carry.len > 0;
+        let asked = self.granted_bytes > 0 && self.send_queue.is_empty();
+        self.stash.is_empty() && (inside_pdu || asked)
+    }
+
     /// The time by which something must happen to it, apart from keep alive.
     pub fn deadline(&self) -> Option<Nanos> {
         let sending = (!self.send_queue.is_empty()).then(|| self.send_progress + SEND_TIMEOUT);
@@ -297,7 +339,11 @@ impl Connection {
             ConnectionState::AwaitingInitialize(by)
             | ConnectionState::AwaitingConnect(by)
             | ConnectionState::Terminating(by) => Some(by),
-            ConnectionState::Connected => sending,
+            ConnectionState::Connected => {
+                let receiving =
+                    self.is_owed_input().then(|| self.receive_progress + RECEIVE_TIMEOUT);
+                [sending, receiving].into_iter().flatten().min()
+            }
             ConnectionState::Draining => None,
         }
     }

@@ -84,6 +84,8 @@ pub(super) struct CoreState {
     receive_list: WorkList,
     send_list: WorkList,
     starved_list: WorkList,
+    /// Bytes of buffers, over all connections, whose data was asked for by R2T.
+    pub granted_bytes: usize,
     /// Connections to look at once more: they may be over.
     ending: Vec<SlotId>,
 }
@@ -160,6 +162,7 @@ impl CoreState {
             return;
         }
         connection.close(&mut cx.dma);
+        self.granted_bytes -= std::mem::take(&mut connection.granted_bytes);
         connection.admin = None;
         if let Some(queue) = &connection.queue {
             for root in queue.roots.iter().flatten() {
@@ -248,6 +251,7 @@ impl TargetCore {
                 receive_list: WorkList::with_capacity(capacity),
                 send_list: WorkList::with_capacity(capacity),
                 starved_list: WorkList::with_capacity(capacity),
+                granted_bytes: 0,
                 ending: Vec::with_capacity(capacity),
             },
             home: is_home.then(Home::default),
@@ -385,6 +389,9 @@ impl TargetCore {
         outcome: Result<ControllerKey, (Status, u32)>,
     ) {
         let asking = self.connections.get_mut(id).and_then(|connection| {
+            if !connection.is_open() {
+                return None;
+            }
             let slot = connection.connect_slot()?;
             Some((slot, connection.asked.take()?))
         });
@@ -447,8 +454,8 @@ impl TargetCore {
             controller,
             id: asked.queue_id,
             entries,
-            // The Connect was the first command of the queue.
-            head: 1 % entries,
+            // The answer to the Connect, the first command of the queue, moves it to 1.
+            head: 0,
             flow_control: asked.flow_control == FlowControl::On,
             transfer_bytes_max: limits.transfer_bytes_max,
             roots,
@@ -549,6 +556,33 @@ impl TargetCore {
         work.unwrap_or(0)
     }
 
+    /// Tries the starved connections in order. Who got something and wants more goes behind those
+    /// who got nothing: with few buffers everybody has a turn.
+    fn receive_starved(&mut self, cx: &mut Cx) -> usize {
+        let mut work = 0;
+        let count = self.state.starved_list.begin_turn();
+        for index in 0..count {
+            let id = self.state.starved_list.at(index);
+            let Some(connection) = self.connections.get(id) else { continue };
+            let before = connection.starvation();
+            // It stays marked as listed meanwhile, so that its place is decided here.
+            work += self.receive_from(cx, id);
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.listed_starved = false;
+            if connection.is_starved() && connection.starvation() == before {
+                self.state.mark_starved(connection, id);
+            }
+        }
+        for index in 0..count {
+            let id = self.state.starved_list.at(index);
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.is_starved() {
+                self.state.mark_starved(connection, id);
+            }
+        }
+        work
+    }
+
     /// While stopping: connections that are done, or out of time, are closed.
     fn close_what_is_done(&mut self, cx: &mut Cx, deadline: Nanos) {
         let late = cx.now() >= deadline;
@@ -594,12 +628,7 @@ impl Service for TargetCore {
 
     fn receive(&mut self, cx: &mut Cx) -> usize {
         let mut work = self.accept(cx);
-        for index in 0..self.state.starved_list.begin_turn() {
-            let id = self.state.starved_list.at(index);
-            let Some(connection) = self.connections.get_mut(id) else { continue };
-            connection.listed_starved = false;
-            work += self.receive_from(cx, id);
-        }
+        work += self.receive_starved(cx);
         for index in 0..self.state.receive_list.begin_turn() {
             let id = self.state.receive_list.at(index);
             let Some(connection) = self.connections.get_mut(id) else { continue };

@@ -3,9 +3,12 @@
 //! For tests and fuzzing: [`Harness::connect`] gives the host's end of a new connection,
 //! [`Harness::pump`] runs the phases of a pass until nothing moves any more.
 
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
+use std::rc::Rc;
 use std::sync::Arc;
 
+use reactor::dma::{DmaPool, PagePreference, PoolConfig};
 use reactor::mesh;
 use reactor::slab::SlotId;
 use reactor::socket::memory::{MemoryLimits, MemorySocket};
@@ -26,7 +29,25 @@ pub struct Harness {
     pub core: TargetCore,
     /// Its clock.
     pub clock: VirtualClock,
-    connections: Vec<SlotId>,
+    connections: Vec<(SlotId, Rc<Cell<Edges>>, Reporting)>,
+}
+
+/// What happened at the host's end since the core was last told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Edges {
+    readable: bool,
+    writable: bool,
+    closed: bool,
+}
+
+/// When the core is told that a socket is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reporting {
+    /// Once for what happened, as an edge-triggered epoll set does.
+    Edges,
+    /// In each pass. For streams with a limited call: there a short receive does not mean that
+    /// the socket is empty, as it does with a kernel's.
+    Always,
 }
 
 /// A host's end of a connection.
@@ -35,12 +56,24 @@ pub struct HostEnd {
     socket: MemorySocket,
     received: Vec<u8>,
     closed: bool,
+    edges: Rc<Cell<Edges>>,
 }
 
 impl Harness {
     /// A core that serves `description`.
     pub fn new(description: TargetDescription) -> Harness {
-        let (cx, clock) = reactor::cx::test_context();
+        Harness::with(description, reactor::cx::test_context())
+    }
+
+    /// A core whose buffers are a pool of so many chunks of 2 MiB.
+    pub fn with_pool(description: TargetDescription, chunks: usize) -> Harness {
+        let (mut cx, clock) = reactor::cx::test_context();
+        let config = PoolConfig { chunks, pages: PagePreference::Ordinary };
+        cx.dma = DmaPool::new(config).expect("a test needs a few MiB");
+        Harness::with(description, (cx, clock))
+    }
+
+    fn with(description: TargetDescription, (cx, clock): (Cx, VirtualClock)) -> Harness {
         let (_, waker) = sleep::pair().expect("a test needs an eventfd");
         let peers = mesh::connect(&[waker]).pop().expect("one core has one set of peers");
         let core = TargetCore::new(Arc::new(description), peers);
@@ -50,15 +83,27 @@ impl Harness {
     /// A new connection whose stream has the given limits.
     pub fn connect(&mut self, limits: MemoryLimits) -> HostEnd {
         let (socket, far) = MemorySocket::pair(limits);
-        let closed = !self.serve(far);
-        HostEnd { socket, received: Vec::new(), closed }
+        let edges = Rc::<Cell<Edges>>::default();
+        let reporting =
+            if limits.call_bytes == usize::MAX { Reporting::Edges } else { Reporting::Always };
+        let closed = !self.serve_with(far, Rc::clone(&edges), reporting);
+        HostEnd { socket, received: Vec::new(), closed, edges }
     }
 
     /// Serves the target's end of a connection that somebody else has the host's end of. False
     /// when the core has no slot for it.
     pub fn serve(&mut self, far: MemorySocket) -> bool {
+        self.serve_with(far, Rc::default(), Reporting::Always)
+    }
+
+    fn serve_with(
+        &mut self,
+        far: MemorySocket,
+        edges: Rc<Cell<Edges>>,
+        reporting: Reporting,
+    ) -> bool {
         let id = self.core.serve(&mut self.cx, |_, _| Some(Box::new(far)));
-        self.connections.extend(id);
+        self.connections.extend(id.map(|id| (id, edges, reporting)));
         id.is_some()
     }
 
@@ -72,14 +117,20 @@ impl Harness {
         panic!("the core never comes to rest");
     }
 
-    /// One pass. Sockets in memory are always reported; reading shows whether they are ready.
+    /// One pass.
     pub fn pass(&mut self) -> usize {
         self.cx.advance_clock();
         let mut work = self.core.take_messages(&mut self.cx);
-        for id in &self.connections {
-            let key = SocketKey(id.to_token());
-            let ready = Ready { key, readable: true, writable: true, closed: false };
-            self.core.socket_ready(&mut self.cx, ready);
+        for (id, edges, reporting) in &self.connections {
+            let now = edges.take();
+            let always = *reporting == Reporting::Always;
+            let readable = now.readable || always;
+            let writable = now.writable || always;
+            if readable || writable {
+                let key = SocketKey(id.to_token());
+                let ready = Ready { key, readable, writable, closed: now.closed };
+                self.core.socket_ready(&mut self.cx, ready);
+            }
         }
         work += self.core.receive(&mut self.cx);
         work += self.core.poll_devices(&mut self.cx);
@@ -110,7 +161,10 @@ impl HostEnd {
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.socket.send(&[IoSlice::new(rest)]) {
-                Ok(sent) => rest = &rest[sent..],
+                Ok(sent) => {
+                    rest = &rest[sent..];
+                    self.edges.set(Edges { readable: true, ..self.edges.get() });
+                }
                 Err(SocketError::Closed) => return false,
                 Err(SocketError::WouldBlock) => {
                     self.drain();
@@ -119,6 +173,15 @@ impl HostEnd {
             }
         }
         true
+    }
+
+    /// Sends as much of `bytes` as the stream takes, and reads nothing; returns how much.
+    pub fn send_some(&mut self, bytes: &[u8]) -> usize {
+        let sent = self.socket.send(&[IoSlice::new(bytes)]).unwrap_or(0);
+        if sent > 0 {
+            self.edges.set(Edges { readable: true, ..self.edges.get() });
+        }
+        sent
     }
 
     /// Runs the core, and takes all that it sends.
@@ -148,7 +211,10 @@ impl HostEnd {
         let mut bytes = [0; 4096];
         loop {
             match self.socket.receive(&mut [IoSliceMut::new(&mut bytes)]) {
-                Ok(count) => self.received.extend_from_slice(&bytes[..count]),
+                Ok(count) => {
+                    self.received.extend_from_slice(&bytes[..count]);
+                    self.edges.set(Edges { writable: true, ..self.edges.get() });
+                }
                 Err(SocketError::WouldBlock) => return,
                 Err(SocketError::Closed) => {
                     self.closed = true;
@@ -156,5 +222,11 @@ impl HostEnd {
                 }
             }
         }
+    }
+}
+
+impl Drop for HostEnd {
+    fn drop(&mut self) {
+        self.edges.set(Edges { readable: true, writable: true, closed: true });
     }
 }

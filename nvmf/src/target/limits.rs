@@ -3,6 +3,8 @@
 //! Chosen when a subsystem is made, read-only afterwards, shared by all cores. Each bound is a
 //! constant here; [`TargetLimits::check`] holds a configuration to them.
 
+use reactor::dma::pool::LARGEST_BUFFER_BYTES;
+
 /// Fewest entries of a queue (NVMe Base 2.0 section 3.3.3.1: SQSIZE of at least 1, zero-based).
 pub const QUEUE_ENTRIES_MIN: u16 = 2;
 /// Most entries of an I/O queue that may be configured.
@@ -18,8 +20,8 @@ pub const IO_QUEUES_LIMIT: u16 = 128;
 pub const PAGE_BYTES: u32 = 4096;
 /// Largest data transfer of a command unless configured.
 pub const TRANSFER_BYTES_DEFAULT: u32 = 128 * 1024;
-/// Largest data transfer that may be configured.
-pub const TRANSFER_BYTES_LIMIT: u32 = 1024 * 1024;
+/// Largest data transfer that may be configured: a command has one buffer.
+pub const TRANSFER_BYTES_LIMIT: u32 = LARGEST_BUFFER_BYTES;
 /// In-capsule data of an I/O command unless configured.
 pub const IN_CAPSULE_BYTES_DEFAULT: u32 = 4096;
 /// Most in-capsule data of an I/O command that may be configured.
@@ -61,7 +63,9 @@ pub enum LimitError {
     #[error("{0} I/O queues, not 1 to 128")]
     IoQueues(u16),
     /// See [`TargetLimits::transfer_bytes_max`].
-    #[error("largest transfer of {0} bytes, not a power of two from 4096 to 1048576")]
+    #[error(
+        "largest transfer of {0} bytes, not a power of two from 4096 to {TRANSFER_BYTES_LIMIT}"
+    )]
     Transfer(u32),
     /// See [`TargetLimits::in_capsule_bytes`].
     #[error("in-capsule data of {0} bytes, not a multiple of 16 up to 65536")]
@@ -135,8 +139,8 @@ mod tests {
         let with = |transfer_bytes_max| TargetLimits { transfer_bytes_max, ..DEFAULT() }.check();
         assert_eq!(with(4096), Ok(()));
         assert_eq!(with(2048), Err(LimitError::Transfer(2048)));
-        assert_eq!(with(1 << 20), Ok(()));
-        assert_eq!(with(1 << 21), Err(LimitError::Transfer(1 << 21)));
+        assert_eq!(with(1 << 17), Ok(()));
+        assert_eq!(with(1 << 18), Err(LimitError::Transfer(1 << 18)));
         assert_eq!(with(12288), Err(LimitError::Transfer(12288)));
     }
 

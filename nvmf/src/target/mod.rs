@@ -19,6 +19,8 @@ pub mod description;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
 mod home;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod io_command;
 pub mod limits;
 mod message;

@@ -67,6 +67,9 @@ impl Connection {
             };
             match self.receive_once(&mut staging[..staging_bytes]) {
                 Ok((direct_bytes, staged_bytes)) => {
+                    if self.granted_bytes == 0 {
+                        self.receive_progress = step.cx.now();
+                    }
                     self.data_received(step, direct_bytes);
                     let used = self.consume(step, &staging[..staged_bytes]);
                     if used < staged_bytes {
@@ -93,6 +96,8 @@ impl Connection {
         let mut stash = std::mem::take(&mut self.stash);
         let used = self.consume(step, &stash);
         if used == stash.len() || !self.is_open() {
+            // Until now it was not the host that kept the stream waiting.
+            self.receive_progress = step.cx.now();
             return true;
         }
         stash.drain(..used);
@@ -243,7 +248,10 @@ impl Connection {
         }
         match error {
             HeaderError::Terminate(reason) => step.core.terminate(self, step.id, reason, step.cx),
-            HeaderError::Close => step.core.lost(self, step.id, step.cx),
+            HeaderError::Close => {
+                step.cx.counters.protocol_errors += 1;
+                step.core.lost(self, step.id, step.cx);
+            }
         }
         rest.len()
     }
@@ -361,7 +369,11 @@ impl Connection {
     /// So many bytes have been put into the buffer of the slot whose data is due.
     fn data_received(&mut self, step: &mut Step<'_>, count: u32) {
         let Incoming::Data { slot, left_bytes } = self.incoming else { return };
-        self.requests[usize::from(slot)].received_bytes += count;
+        let request = &mut self.requests[usize::from(slot)];
+        if count > 0 && request.state == RequestState::WaitingForData {
+            self.receive_progress = step.cx.now();
+        }
+        request.received_bytes += count;
         let left_bytes = left_bytes - count;
         if left_bytes > 0 {
             self.incoming = Incoming::Data { slot, left_bytes };
@@ -411,6 +423,9 @@ impl Connection {
         }
         if request.state == RequestState::WaitingForData {
             self.transfers_due -= 1;
+            let bytes = request.buffer_bytes() as usize;
+            self.granted_bytes -= bytes;
+            step.core.granted_bytes -= bytes;
         }
         if request.digest_failed {
             self.fail(step, slot, bdev::Status::TRANSIENT_TRANSPORT_ERROR);

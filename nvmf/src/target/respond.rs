@@ -22,14 +22,16 @@ impl Connection {
     /// A device has completed the I/O of a slot.
     pub(super) fn device_completed(&mut self, step: &mut Step<'_>, slot: u16, end: Completion) {
         self.at_device -= 1;
-        let request = &mut self.requests[usize::from(slot)];
-        assert_eq!(request.state, RequestState::InDevice, "a device completes what it was given");
-        if self.socket.is_none() {
+        let state = self.requests[usize::from(slot)].state;
+        assert_eq!(state, RequestState::InDevice, "a device completes what it was given");
+        if !self.is_open() {
+            // Nobody is answered any more: nothing may follow a termination request.
             return self.release(slot, &mut step.cx.dma);
         }
         if !end.status.is_success() {
             return self.fail(step, slot, end.status);
         }
+        let request = &mut self.requests[usize::from(slot)];
         match (request.plan.action, request.plan.transfer) {
             (Action::Deallocate { root, ranges }, _) => self.deallocate(step, slot, root, ranges),
             (_, Transfer::ToHost(len_bytes)) => {
@@ -55,7 +57,7 @@ impl Connection {
         request.head_bytes = 0;
         request.payload = Payload::None;
         request.tail_bytes = 0;
-        append_response(request, &self.queue, self.framing, status, result);
+        append_response(request, &mut self.queue, self.framing, status, result);
         self.answer(step, slot);
     }
 
@@ -83,7 +85,7 @@ impl Connection {
         let written = write_header(&header, &mut request.head);
         request.head_bytes = u8::try_from(written).expect("a header is at most 128 bytes");
         if !in_data {
-            append_response(request, &self.queue, self.framing, Status::SUCCESS, result);
+            append_response(request, &mut self.queue, self.framing, Status::SUCCESS, result);
         }
         self.answer(step, slot);
     }
@@ -109,13 +111,16 @@ impl Connection {
 /// Appends a response capsule to the slot's tail.
 fn append_response(
     request: &mut Request,
-    queue: &Option<super::connection::Queue>,
+    queue: &mut Option<super::connection::Queue>,
     framing: Framing,
     status: Status,
     result: u64,
 ) {
     let (head, id) = match queue {
-        Some(queue) if queue.flow_control => (queue.head, queue.id),
+        Some(queue) if queue.flow_control => {
+            queue.head = (queue.head + 1) % queue.entries;
+            (queue.head, queue.id)
+        }
         Some(queue) => (NO_QUEUE_HEAD, queue.id),
         None => (0, 0),
     };

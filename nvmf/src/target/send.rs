@@ -117,6 +117,7 @@ impl Connection {
                 SendItem::Control => {}
                 SendItem::ReadyToTransfer(slot) => {
                     self.requests[usize::from(slot)].ready_to_transfer_sent = true;
+                    self.receive_progress = step.cx.now();
                 }
                 SendItem::Answer(slot) => self.release(slot, &mut step.cx.dma),
             }

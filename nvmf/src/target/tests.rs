@@ -24,9 +24,10 @@ use crate::pdu::{
     ResponseCapsule, Role, Rules, crc32c, decode, write_header,
 };
 
-const SUBSYSTEM: &str = "nqn.2019-05.io.openebs:test";
-const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555";
-const HOST_ID: [u8; 16] = [0x11; 16];
+pub(super) const SUBSYSTEM: &str = "nqn.2019-05.io.openebs:test";
+pub(super) const HOST: &str =
+    "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555";
+pub(super) const HOST_ID: [u8; 16] = [0x11; 16];
 const BLOCK_BYTES: u32 = 512;
 
 /// A RAM disk of 4 MiB as namespace 1, and discovery.
@@ -47,31 +48,31 @@ pub(super) fn description() -> TargetDescription {
 }
 
 /// A host that speaks PDUs by hand.
-struct Host {
-    end: HostEnd,
-    framing: Framing,
+pub(super) struct Host {
+    pub end: HostEnd,
+    pub framing: Framing,
 }
 
 /// A PDU as the host received it.
-struct Received {
-    parts: PduHeader,
-    bytes: Vec<u8>,
+pub(super) struct Received {
+    pub parts: PduHeader,
+    pub bytes: Vec<u8>,
 }
 
 impl Received {
-    fn data(&self) -> &[u8] {
+    pub fn data(&self) -> &[u8] {
         let start = usize::from(self.parts.data_offset);
         &self.bytes[start..start + self.parts.data_bytes as usize]
     }
 
-    fn completion(&self) -> CompletionEntry {
+    pub fn completion(&self) -> CompletionEntry {
         assert_eq!(self.parts.kind, PduKind::ResponseCapsule);
         ResponseCapsule::read_from_prefix(&self.bytes).unwrap().0.completion
     }
 }
 
 impl Host {
-    fn initialize(harness: &mut Harness, limits: MemoryLimits, digests: Digests) -> Host {
+    pub fn initialize(harness: &mut Harness, limits: MemoryLimits, digests: Digests) -> Host {
         let mut end = harness.connect(limits);
         let parameters = HostParameters {
             data_alignment: DataAlignment::DWORD,
@@ -85,13 +86,18 @@ impl Host {
         Host { end, framing: Framing { digests, data_alignment: DataAlignment::DWORD } }
     }
 
-    fn command(&mut self, harness: &mut Harness, command: SubmissionEntry, data: &[u8]) {
+    pub fn command(&mut self, harness: &mut Harness, command: SubmissionEntry, data: &[u8]) {
         let data_bytes = u32::try_from(data.len()).unwrap();
         let capsule = CommandCapsule::new(command, data_bytes, self.framing);
         self.pdu(harness, &capsule, data);
     }
 
-    fn pdu<H: crate::pdu::encode::Header>(&mut self, harness: &mut Harness, pdu: &H, data: &[u8]) {
+    pub fn pdu<H: crate::pdu::encode::Header>(
+        &mut self,
+        harness: &mut Harness,
+        pdu: &H,
+        data: &[u8],
+    ) {
         let mut slot = [0; HEADER_SLOT_BYTES];
         let written = write_header(pdu, &mut slot);
         let mut bytes = slot[..written].to_vec();
@@ -102,7 +108,7 @@ impl Host {
         assert!(self.end.send(harness, &bytes));
     }
 
-    fn receive(&mut self, harness: &mut Harness) -> Received {
+    pub fn receive(&mut self, harness: &mut Harness) -> Received {
         self.end.exchange(harness);
         let rules = Rules {
             receiver: Role::Host,
@@ -123,16 +129,23 @@ impl Host {
         received
     }
 
-    fn completion(&mut self, harness: &mut Harness) -> CompletionEntry {
+    pub fn completion(&mut self, harness: &mut Harness) -> CompletionEntry {
         self.receive(harness).completion()
     }
 
-    fn connect(
+    pub fn connect(
         &mut self,
         harness: &mut Harness,
         queue_id: u16,
         controller_id: u16,
     ) -> CompletionEntry {
+        let (command, data) = Host::connect_parts(queue_id, controller_id);
+        self.command(harness, command, data.as_bytes());
+        self.completion(harness)
+    }
+
+    /// A good Connect.
+    pub fn connect_parts(queue_id: u16, controller_id: u16) -> (SubmissionEntry, ConnectData) {
         let options = ConnectOptions {
             queue_id,
             queue_size: 31,
@@ -148,13 +161,18 @@ impl Host {
             host_nqn: HOST.parse::<Nqn>().unwrap().to_field(),
             reserved_768: [0; 256],
         };
-        let command = command.with_sgl(SglDescriptor::in_capsule(0, 1024));
-        self.command(harness, command, data.as_bytes());
-        self.completion(harness)
+        (command.with_sgl(SglDescriptor::in_capsule(0, 1024)), data)
+    }
+
+    /// A good Connect as it is on the wire, without digests.
+    pub fn connect_bytes(queue_id: u16, controller_id: u16) -> Vec<u8> {
+        let (command, data) = Host::connect_parts(queue_id, controller_id);
+        let capsule = CommandCapsule::new(command, 1024, Framing::default());
+        [capsule.as_bytes(), data.as_bytes()].concat()
     }
 
     /// Sets CC.EN.
-    fn enable(&mut self, harness: &mut Harness) {
+    pub fn enable(&mut self, harness: &mut Harness) {
         let mut command = SubmissionEntry::new(0x7f, 2, 0);
         command.flags = 0x40;
         command.cdw11.set(0x14);
@@ -164,7 +182,13 @@ impl Host {
     }
 }
 
-fn io(opcode: u8, command_id: u16, lba: u32, blocks: u32, sgl: SglDescriptor) -> SubmissionEntry {
+pub(super) fn io(
+    opcode: u8,
+    command_id: u16,
+    lba: u32,
+    blocks: u32,
+    sgl: SglDescriptor,
+) -> SubmissionEntry {
     let mut command = SubmissionEntry::new(opcode, command_id, 1).with_sgl(sgl);
     command.cdw10.set(lba);
     command.cdw12.set(blocks - 1);
@@ -172,8 +196,16 @@ fn io(opcode: u8, command_id: u16, lba: u32, blocks: u32, sgl: SglDescriptor) ->
 }
 
 /// An enabled controller and one of its I/O queues.
-fn connected(limits: MemoryLimits, digests: Digests) -> (Harness, Host, Host) {
-    let mut harness = Harness::new(description());
+pub(super) fn connected(limits: MemoryLimits, digests: Digests) -> (Harness, Host, Host) {
+    connected_in(Harness::new(description()), limits, digests)
+}
+
+/// As [`connected`], on a core that is there already.
+pub(super) fn connected_in(
+    mut harness: Harness,
+    limits: MemoryLimits,
+    digests: Digests,
+) -> (Harness, Host, Host) {
     let mut admin = Host::initialize(&mut harness, limits, digests);
     let made = admin.connect(&mut harness, 0, 0xffff);
     assert!(made.status().is_success(), "{}", made.status());

@@ -33,4 +33,5 @@ pub use controller::{
 pub use discovery::{Directory, DirectoryEntry};
 
 pub use properties::ControllerState;
+pub(super) use transfer::check_flags;
 pub use transfer::{Direction, Placement, Transfer, transfer_of};

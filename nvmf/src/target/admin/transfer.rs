@@ -98,8 +98,9 @@ pub(super) fn described(
     Ok(Transfer::Data { direction, len_bytes, placement })
 }
 
-/// Over fabrics every command has an SGL; admin commands are never fused (section 3.3.3.1).
-pub(super) fn check_flags(entry: &SubmissionEntry) -> Result<(), Status> {
+/// Over fabrics every command has an SGL. Admin commands are never fused (section 3.3.3.1), and I/O
+/// commands are not here: FUSES is 0.
+pub(in crate::target) fn check_flags(entry: &SubmissionEntry) -> Result<(), Status> {
     let has_sgl = entry.data_pointer_format() == DataPointerFormat::Sgl;
     if has_sgl && entry.fuse() == Fuse::Normal { Ok(()) } else { Err(Status::INVALID_FIELD) }
 }

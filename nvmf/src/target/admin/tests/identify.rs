@@ -75,10 +75,10 @@ fn an_io_controller_is_what_a_linux_host_needs() {
 fn limits_show_in_the_controller() {
     let mut config = config_of(vec![]);
     config.limits.queue_entries_max = 1024;
-    config.limits.transfer_bytes_max = 1 << 20;
+    config.limits.transfer_bytes_max = 1 << 16;
     config.limits.in_capsule_bytes = 8192;
     let page = page(&mut Host::ready(Subsystem::new(config).unwrap()), 1, 0).unwrap();
-    assert_eq!(page[77], 8);
+    assert_eq!(page[77], 4);
     assert_eq!(u16_at(&page, 514), 1024);
     assert_eq!(u32_at(&page, 1792), 516);
 }
