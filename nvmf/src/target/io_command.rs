@@ -5,6 +5,7 @@
 
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::opcode::NvmOpcode;
+use bdev::nvme::sgl::Sgl;
 use bdev::{Geometry, IoFlags, Lba, Operation, Status};
 
 use super::request::{Action, Plan, PlannedIo, Transfer};
@@ -17,6 +18,8 @@ const DEALLOCATE: u32 = 1 << 25;
 const ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;
 /// Bytes of a range of Dataset Management.
 pub(super) const RANGE_BYTES: u32 = 16;
+/// Most ranges of a Dataset Management command: their number has eight bits, zero-based.
+const RANGES_MAX: u32 = 256;
 
 /// The namespace of a command, as the planner needs it.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +109,9 @@ fn ranged(
 
 /// NVM Command Set 1.0 section 3.2.3: hints to read or write sequentially are taken and ignored;
 /// only "deallocate" does something.
+///
+/// Linux sends the whole list of 256 ranges however few it uses, since there are drives that read
+/// all of it. So the data may be longer than the ranges in use, up to the whole list.
 fn dataset_management(command: &SubmissionEntry, namespace: &NamespaceView) -> Plan {
     let ranges = (command.cdw10.get() & 0xff) + 1;
     let attributes = command.cdw11.get();
@@ -114,7 +120,14 @@ fn dataset_management(command: &SubmissionEntry, namespace: &NamespaceView) -> P
         return Plan::fail(Status::NAMESPACE_WRITE_PROTECTED.with_do_not_retry());
     }
     let ranges = if deallocate { u16::try_from(ranges).expect("eight bits plus one") } else { 0 };
-    let transfer = Transfer::FromHost(((command.cdw10.get() & 0xff) + 1) * RANGE_BYTES);
+    let used_bytes = ((command.cdw10.get() & 0xff) + 1) * RANGE_BYTES;
+    let sent_bytes = match command.sgl().decode() {
+        Sgl::InCapsule { length, .. } | Sgl::TransportDataBlock { length } => length,
+        _ => used_bytes,
+    };
+    let is_legal = (used_bytes..=RANGES_MAX * RANGE_BYTES).contains(&sent_bytes);
+    // An illegal length differs from what is planned and is refused with the data pointer.
+    let transfer = Transfer::FromHost(if is_legal { sent_bytes } else { used_bytes });
     Plan { action: Action::Deallocate { root: namespace.root, ranges }, transfer }
 }
 
@@ -123,4 +136,38 @@ pub(super) fn range(bytes: &[u8; RANGE_BYTES as usize]) -> (u32, Lba) {
     let [_, _, _, _, l0, l1, l2, l3, b0, b1, b2, b3, b4, b5, b6, b7] = *bytes;
     let blocks = u32::from_le_bytes([l0, l1, l2, l3]);
     (blocks, Lba(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bdev::nvme::sgl::SglDescriptor;
+
+    /// Plan of a deallocate with this many ranges and bytes of data.
+    fn deallocate(ranges: u32, sent_bytes: u32) -> Plan {
+        let sgl = SglDescriptor::in_capsule(0, sent_bytes);
+        let opcode = NvmOpcode::DatasetManagement as u8;
+        let mut command = SubmissionEntry::new(opcode, 1, 1).with_sgl(sgl);
+        command.cdw10.set(ranges - 1);
+        command.cdw11.set(ATTRIBUTE_DEALLOCATE);
+        let geometry = Geometry { block_bytes: 512, blocks: 1024 };
+        let namespace = NamespaceView { root: 0, geometry, read_only: false };
+        plan(&command, &namespace, 1 << 20)
+    }
+
+    #[test]
+    fn a_list_of_ranges_may_be_longer_than_what_is_used_of_it() {
+        for sent_bytes in [32, 48, 4096] {
+            let plan = deallocate(2, sent_bytes);
+            assert_eq!(plan.transfer, Transfer::FromHost(sent_bytes));
+            assert_eq!(plan.action, Action::Deallocate { root: 0, ranges: 2 });
+        }
+    }
+
+    #[test]
+    fn a_list_shorter_than_its_ranges_or_longer_than_any_is_not_planned_for() {
+        for sent_bytes in [31, 4097] {
+            assert_eq!(deallocate(2, sent_bytes).transfer, Transfer::FromHost(32));
+        }
+    }
 }
