@@ -207,7 +207,8 @@ pub struct CompareOptions {
         value_parser = clap::value_parser!(u32).range(1..=i64::from(ROUNDS_MAX)))]
     pub rounds: u32,
     /// Runtime of each operand in a round, unless the operand says its own.
-    #[arg(long = "round-time", alias = "round_time", value_parser = parse_span, default_value = "1")]
+    #[arg(long = "round-time", alias = "round_time", value_parser = parse_span,
+        default_value = "1")]
     pub round_time: Duration,
     /// Ramp before each runtime, unless the operand says its own.
     #[arg(long = "round-ramp", alias = "round_ramp", value_parser = parse_span,

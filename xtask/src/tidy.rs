@@ -50,3 +50,15 @@ pub fn check(root: &Path) -> Vec<Finding> {
     findings.extend(unsafe_list::check(&sources, root));
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_tidy() {
+        let findings = check(&crate::root());
+        let text: Vec<String> = findings.iter().map(Finding::to_string).collect();
+        assert!(text.is_empty(), "\n{}", text.join("\n"));
+    }
+}

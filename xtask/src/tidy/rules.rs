@@ -119,6 +119,11 @@ fn is_function_header(line: &Line) -> bool {
     words.find(|word| !is_qualifier(word)) == Some("fn")
 }
 
+/// A method of a trait has its terms where the trait is declared, and no `pub`.
+fn is_public_function(line: &Line) -> bool {
+    is_function_header(line) && line.code.trim_start().starts_with("pub")
+}
+
 fn columns(source: &Source) -> Vec<Finding> {
     let numbered = source.lines.iter().enumerate();
     let wide = numbered.filter(|(_, line)| line.text.chars().count() > COLUMNS_MAX);
@@ -142,15 +147,15 @@ fn module_comment(source: &Source) -> Vec<Finding> {
     }
 }
 
-/// clippy asks for the comment where a block begins; here also where a trait is implemented or a
-/// function is unsafe to call.
+/// clippy asks for the comment where a block begins; here also where a trait is implemented and
+/// where a public function is unsafe to call.
 fn safety_comments(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, line) in source.lines.iter().enumerate() {
         let code = line.code.as_str();
         let (wanted, what) = if code.contains("unsafe {") || code.contains("unsafe impl") {
             ("SAFETY:", "unsafe without a SAFETY comment")
-        } else if is_function_header(line) && has_word(code, "unsafe") {
+        } else if is_public_function(line) && has_word(code, "unsafe") {
             ("# Safety", "an unsafe function without a Safety section")
         } else {
             continue;
