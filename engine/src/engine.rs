@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bdev::emulate::Sharing;
 use nvmf::fabrics::Nqn;
 use nvmf::target::{Message, TargetCore, TargetDescription};
 use reactor::cores::{CoreId, CoreList};
-use reactor::counters::CoreCounters;
+use reactor::counters::{CoreCounters, SharedCounters};
 use reactor::dma::PageKind;
 use reactor::inbox::CallError;
 use reactor::mesh::{self, Peers};
@@ -143,7 +144,11 @@ impl Engine {
         let cores = config.resolve_cores()?;
         let (socket, local) = listen(config.listen_address())?;
         memory::check(config.pool(), cores.as_slice().len())?;
-        let devices = Registry::standard().open_all(&config.devices)?;
+        let sharing = match cores.as_slice() {
+            [_] => Sharing::OneCore,
+            _ => Sharing::ManyCores,
+        };
+        let devices = Registry::standard().open_all(&config.devices, sharing)?;
         let description = assembly::describe(config, devices, local.port(), draw_instance())?;
         let mut engine = Engine {
             cores: Vec::with_capacity(cores.as_slice().len()),
@@ -184,6 +189,11 @@ impl Engine {
     /// What each core has last published of its counters.
     pub fn counters(&self) -> Vec<CoreCounters> {
         self.cores.iter().map(Core::counters).collect()
+    }
+
+    /// Readers of the counters of each core, for other threads.
+    pub fn shared_counters(&self) -> Vec<SharedCounters> {
+        self.cores.iter().map(Core::shared_counters).collect()
     }
 
     /// Ends the target: no new work, what is in flight is answered within `grace` or cut off, all

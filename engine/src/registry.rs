@@ -1,15 +1,18 @@
 //! Which devices there are: from the scheme of a URI to what opens it.
 //!
 //! Called on control threads, before the cores start. [`Registry::standard`] is the list of
-//! everything that is built; a known scheme that is not in it gets an error of its own.
+//! everything that is built; a known scheme that is not in it gets an error of its own. Every
+//! device goes through [`stack::complete`] on its way out, so that none lacks an operation that
+//! can be emulated, or takes I/Os of some sizes only.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bdev::emulate::Sharing;
 use bdev::legality::GeometryError;
 use bdev::malloc::MallocError;
 use bdev::uri::{DeviceUri, NotBuilt, Scheme, UriError};
-use bdev::{BlockDevice, Malloc, Null};
+use bdev::{BlockDevice, Malloc, Null, stack};
 
 /// Why a device could not be opened. Each names the URI.
 #[derive(Debug, thiserror::Error)]
@@ -75,16 +78,20 @@ impl Registry {
         Registry { openers: vec![(Scheme::Malloc, open_malloc), (Scheme::Null, open_null)] }
     }
 
-    /// Opens the devices of a target, in the order given.
+    /// Opens the devices of a target, in the order given, each to be used as `sharing` says.
     ///
     /// # Errors
     ///
     /// The first URI that cannot be opened, or that names a device a second time.
-    pub fn open_all(&self, texts: &[String]) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
+    pub fn open_all(
+        &self,
+        texts: &[String],
+        sharing: Sharing,
+    ) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
         let mut known = HashSet::with_capacity(texts.len());
         let mut devices = Vec::with_capacity(texts.len());
         for text in texts {
-            let (scheme, device) = self.open(text)?;
+            let (scheme, device) = self.open(text, sharing)?;
             if !known.insert((scheme, device.name().to_owned())) {
                 return Err(RegistryError::Twice { uri: text.clone() });
             }
@@ -93,12 +100,16 @@ impl Registry {
         Ok(devices)
     }
 
-    /// Opens one device.
+    /// Opens one device, to be used as `sharing` says.
     ///
     /// # Errors
     ///
     /// A text that is no URI, a scheme that is not built, a device that cannot be made.
-    pub fn open(&self, text: &str) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
+    pub fn open(
+        &self,
+        text: &str,
+        sharing: Sharing,
+    ) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
         let shown = || text.to_owned();
         let uri: DeviceUri =
             text.parse().map_err(|source| RegistryError::Uri { uri: shown(), source })?;
@@ -110,7 +121,7 @@ impl Registry {
             return Err(RegistryError::NotBuilt { uri: shown(), source });
         };
         let device = open(&uri).map_err(|source| RegistryError::Open { uri: shown(), source })?;
-        Ok((scheme, device))
+        Ok((scheme, stack::complete(device, sharing)))
     }
 }
 
@@ -129,10 +140,48 @@ fn open_null(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bdev::{Geometry, Limits, OpenError, Operation, OperationSet, QueuePair};
+    use reactor::Cx;
+    use uuid::Uuid;
+
+    /// A device that can only read, write and flush, a block at a time.
+    #[derive(Debug)]
+    struct Poor(Null);
+
+    impl BlockDevice for Poor {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+
+        fn geometry(&self) -> Geometry {
+            self.0.geometry()
+        }
+
+        fn limits(&self) -> Limits {
+            Limits { operations: OperationSet::BASIC, io_blocks_max: 1, ..self.0.limits() }
+        }
+
+        fn uuid(&self) -> Option<Uuid> {
+            self.0.uuid()
+        }
+
+        fn open_queue_pair(
+            &self,
+            cx: &mut Cx,
+            depth: u32,
+        ) -> Result<Box<dyn QueuePair>, OpenError> {
+            self.0.open_queue_pair(cx, depth)
+        }
+    }
+
+    fn open_poor(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+        let DeviceUri::Null(memory) = uri else { unreachable!("registered for null only") };
+        Ok(Arc::new(Poor(Null::new(memory.name.clone(), memory.geometry(), memory.uuid)?)))
+    }
 
     fn open(texts: &[&str]) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
         let texts: Vec<String> = texts.iter().map(|text| String::from(*text)).collect();
-        Registry::standard().open_all(&texts)
+        Registry::standard().open_all(&texts, Sharing::ManyCores)
     }
 
     #[test]
@@ -145,6 +194,17 @@ mod tests {
         assert_eq!(devices[0].geometry().len_bytes(), 1 << 20);
         assert_eq!(devices[1].geometry().len_bytes(), 8 * 4096);
         assert_eq!(devices[1].uuid().unwrap().to_string(), uuid);
+    }
+
+    #[test]
+    fn what_a_device_lacks_is_made_up_for_as_far_as_its_cores_allow() {
+        let registry = Registry { openers: vec![(Scheme::Null, open_poor)] };
+        let limits = |sharing| registry.open("null:///a?size_mb=1", sharing).unwrap().1.limits();
+        let alone = limits(Sharing::OneCore);
+        assert_eq!((alone.operations, alone.io_blocks_max), (OperationSet::ALL, u32::MAX));
+        let shared = limits(Sharing::ManyCores);
+        assert_eq!(shared.operations, OperationSet::ALL.without(Operation::CompareAndWrite));
+        assert_eq!(shared.io_blocks_max, u32::MAX);
     }
 
     #[test]
