@@ -8,11 +8,15 @@ use std::io::{IoSlice, IoSliceMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use reactor::counters::CoreCounters;
+use reactor::cx::TIMERS_MAX;
 use reactor::dma::{DmaPool, PagePreference, PoolConfig};
 use reactor::mesh;
+use reactor::random::Random;
 use reactor::slab::SlotId;
 use reactor::socket::memory::{MemoryLimits, MemorySocket};
 use reactor::socket::{Ready, Socket, SocketError, SocketKey};
+use reactor::timer::Timers;
 use reactor::{Cx, Nanos, Service, VirtualClock, sleep};
 
 use super::{TargetCore, TargetDescription};
@@ -70,6 +74,17 @@ impl Harness {
         let (mut cx, clock) = reactor::cx::test_context();
         let config = PoolConfig { chunks, pages: PagePreference::Ordinary };
         cx.dma = DmaPool::new(config).expect("a test needs a few MiB");
+        Harness::with(description, (cx, clock))
+    }
+
+    /// A new core in the surroundings of one that is done with: a pool's memory is never unmapped,
+    /// so that many cores one after the other should share it.
+    pub fn again(self, description: TargetDescription) -> Harness {
+        let Harness { mut cx, clock, core, .. } = self;
+        drop(core);
+        cx.timers = Timers::with_capacity(TIMERS_MAX);
+        cx.random = Random::new(1);
+        cx.counters = CoreCounters::default();
         Harness::with(description, (cx, clock))
     }
 
