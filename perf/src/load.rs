@@ -126,6 +126,9 @@ struct Connection {
     place_bytes: u32,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// What is written where nothing is verified: one buffer, which stays in the cache as that of
+    /// the echo's client does. A ratio of the two then compares the targets and not the clients.
+    noise: Option<DmaBuffer>,
 }
 
 /// The service.
@@ -206,7 +209,12 @@ impl Load {
             let place = u64::from(self.config.connections_before) + index as u64;
             let cursor = extent.places / u64::from(connections_all.max(1)) * place;
             let slots = (0..depth).map(|_| slot(cx, depth, block_bytes)).collect::<Result<_, _>>();
+            let noise = match self.config.checking {
+                Checking::Off => Some(slot(cx, depth, block_bytes)?.buffer),
+                Checking::Pattern => None,
+            };
             self.connections.push(Connection {
+                noise,
                 queue_pair,
                 place_bytes: block_bytes,
                 stream: Stream::new(self.config.direction, self.config.order, extent, cursor),
@@ -432,7 +440,10 @@ impl Connection {
         let (lba, blocks) = (extent.lba(step.place), extent.place_blocks);
         let segment = slot.buffer.segment(self.place_bytes);
         let io = match step.operation {
-            Operation::Write => Io::write(lba, blocks, segment, token),
+            Operation::Write => {
+                let noise = self.noise.as_ref().map(|noise| noise.segment(self.place_bytes));
+                Io::write(lba, blocks, noise.unwrap_or(segment), token)
+            }
             _ => {
                 let flags = IoFlags::ACCEPT_ZEROES;
                 Io { flags, ..Io::read(lba, blocks, segment, token) }
