@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use bdev::uri::{DeviceUri, MemoryUri, NvmfUri};
-use bdev::{BlockDevice, Malloc, Null};
-
+use bdev::BlockDevice;
+use bdev::emulate::Sharing;
+use bdev::uri::{DeviceUri, NvmfUri};
+use engine::registry::Registry;
 use nvmf::initiator::ConnectOptions;
 use uuid::Uuid;
 
@@ -16,29 +17,26 @@ use crate::harness::RunError;
 const SIZE_MIB_DEFAULT: u32 = 512;
 
 /// What the host identifier is made of.
-pub const HOST_NAME: &[u8] = b"mayastor-perf";
+const HOST_NAME: &[u8] = b"mayastor-perf";
 
-/// Opens a device by its URI; memory devices without a size have 512 MiB.
+/// One identifier for every run, so that a target's list of allowed hosts can have it.
+pub fn host_id() -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, HOST_NAME)
+}
+
+/// Opens a device by its URI, to be used as `sharing` says; memory devices without a size have
+/// 512 MiB.
 ///
 /// # Errors
 ///
 /// `Target` with what is wrong.
-pub fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
-    let refuse = |reason: String| RunError::Target { target: text.to_owned(), reason };
-    let uri: DeviceUri = with_size(text).parse().map_err(|error| refuse(chain(&error)))?;
-    match uri {
-        DeviceUri::Null(uri) => {
-            let MemoryUri { name, uuid, .. } = uri.clone();
-            let device = Null::new(name, uri.geometry(), uuid);
-            Ok(Arc::new(device.map_err(|error| refuse(chain(&error)))?))
-        }
-        DeviceUri::Malloc(uri) => {
-            let MemoryUri { name, uuid, .. } = uri.clone();
-            let device = Malloc::new(name, uri.geometry(), uuid);
-            Ok(Arc::new(device.map_err(|error| refuse(chain(&error)))?))
-        }
-        _ => Err(refuse("a load of this process runs on null or malloc".to_owned())),
-    }
+pub fn open(text: &str, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, RunError> {
+    let opened = Registry::standard().open(&with_size(text), sharing);
+    opened.map(|(_, device)| device).map_err(|error| {
+        // The error's own line names the device, as ours does.
+        let cause = std::error::Error::source(&error).map_or_else(|| chain(&error), chain);
+        RunError::Target { target: text.to_owned(), reason: cause }
+    })
 }
 
 /// How to connect to the target that an `nvmf` URI names; none for any other URI. Resolving the
@@ -53,14 +51,12 @@ pub fn connect_options(text: &str) -> Result<Option<ConnectOptions>, RunError> {
     let DeviceUri::Nvmf(NvmfUri { host, port, subnqn, .. }) = uri else { return Ok(None) };
     let authority =
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    // One name for every run, so that a target's list of allowed hosts can have it.
-    let host_id = Uuid::new_v5(&Uuid::NAMESPACE_URL, HOST_NAME);
-    let options = ConnectOptions::from_uri_parts(&authority, &subnqn, host_id);
+    let options = ConnectOptions::from_uri_parts(&authority, &subnqn, host_id());
     options.map(Some).map_err(|error| refuse(chain(&error)))
 }
 
 /// The same URI with a size, when a memory device names none.
-fn with_size(text: &str) -> String {
+pub fn with_size(text: &str) -> String {
     let memory = text.starts_with("null:") || text.starts_with("malloc:");
     if !memory || text.contains("size_mb=") || text.contains("num_blocks=") {
         return text.to_owned();
@@ -84,6 +80,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
+        super::open(text, Sharing::ManyCores)
+    }
 
     #[test]
     fn memory_devices_have_a_default_size() {

@@ -28,6 +28,12 @@ const STOP_GRACE: Nanos = Nanos::from_secs(5);
 /// Why a run could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The target that --serve asks for could not be started.
+    #[error(transparent)]
+    Serve(#[from] engine::EngineError),
+    /// It did not end as it should.
+    #[error(transparent)]
+    Unserve(#[from] engine::StopError),
     /// A core could not be started.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use bdev::BlockDevice;
+use bdev::emulate::Sharing;
 use nvmf::initiator::ConnectOptions;
 use reactor::cores::{CoreId, CoreList};
 use reactor::counters::SharedCounters;
-use reactor::dma::PoolConfig;
 use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
 
 use crate::cycles::TickRate;
@@ -18,7 +18,7 @@ use crate::harness::{self, Collected, RunError};
 use crate::load::{Checking, Load, LoadConfig};
 use crate::options::RunOptions;
 use crate::report::Report;
-use crate::serve::Bound;
+use crate::serve;
 use crate::source::{Remote, Source};
 use crate::workload::Direction;
 
@@ -65,7 +65,7 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
     }
     let target = match device::connect_options(&name)? {
         Some(remote) => Target::remote(remote, options),
-        None => Target::Local(device::open(&name)?),
+        None => Target::Local(device::open(&name, sharing(options))?),
     };
     let Collected { measures, faults, server } = load(options, &target, rate, None)?;
     Ok(Report::new(&measures, server, rate, faults))
@@ -73,23 +73,22 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
 
 /// Serves a device on a core of its own and loads it over loopback.
 fn run_served(options: &RunOptions, uri: &str, rate: TickRate) -> Result<Report, RunError> {
-    options.target_core.check_within(&CoreList::allowed()?)?;
-    let core = harness::single_core(&options.target_core, &options.load.cores)?;
-    let bound = Bound::new(device::open(uri)?)?;
-    let target = Target::remote(bound.connect_options(), options);
-    let reactor = Reactor::new(ReactorConfig {
-        core,
-        idle: options.target_idle.policy(),
-        pool: PoolConfig::default(),
-        seed: options.load.seed,
-    })?;
-    let waker = reactor.waker().clone();
-    let server = reactor.start(move |cx| bound.serve(cx, waker))?;
-    let counters = Some((server.core(), server.shared_counters()));
+    let engine = serve::start(options, uri)?;
+    let target = Target::remote(serve::connect_options(engine.local_address()), options);
+    let counters = engine.cores().zip(engine.shared_counters()).next();
     let result = load(options, &target, rate, counters);
-    harness::end(server);
+    let stopped = serve::stop(engine);
     let Collected { measures, faults, server } = result?;
+    stopped?;
     Ok(Report::new(&measures, server, rate, faults))
+}
+
+/// A device with one queue pair can do what one that is open several times cannot.
+fn sharing(options: &RunOptions) -> Sharing {
+    match options.load.connections() {
+        1 => Sharing::OneCore,
+        _ => Sharing::ManyCores,
+    }
 }
 
 fn load(

@@ -1,79 +1,77 @@
-//! Our own NVMe/TCP target in this process: `run --serve URI` and the tests load it over loopback.
+//! Our own NVMe/TCP target in this process: `run --serve URI` loads it over loopback.
 //!
-//! One core, one subsystem, one namespace, on a port of the system's choice. Started by main.
+//! The assembly is the engine's: one core, one subsystem, one namespace, on a port of the system's
+//! choice. Called by main, before and after the run.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::time::Duration;
 
-use bdev::BlockDevice;
+use engine::{Engine, TargetConfig};
 use nvmf::fabrics::Nqn;
 use nvmf::initiator::ConnectOptions;
-use nvmf::target::TargetCore;
-use nvmf::target::description::{DigestPolicy, TargetDescription};
-use nvmf::target::namespace::{Access, Namespace, NamespaceId};
-use nvmf::target::subsystem::{Subsystem, SubsystemConfig, SubsystemKind};
-use reactor::sleep::Waker;
-use reactor::socket::epoll::bind_listener;
-use reactor::{Cx, mesh};
-use uuid::Uuid;
+use nvmf::target::limits::{QUEUE_ENTRIES_DEFAULT, QUEUE_ENTRIES_LIMIT};
+use reactor::cores::CoreList;
 
-use crate::device::HOST_NAME;
-use crate::harness::RunError;
+use crate::device;
+use crate::harness::{self, RunError};
+use crate::options::RunOptions;
 
 /// The subsystem's name.
 const SUBSYSTEM: &str = "nqn.2019-05.io.openebs:mayastor-perf";
 
-/// A target that is bound and not served yet.
-#[derive(Debug)]
-pub struct Bound {
-    description: Arc<TargetDescription>,
-    socket: OwnedFd,
-    address: SocketAddr,
-    name: Nqn,
+/// How long connections may take to end.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// The target that serves one device, unless told otherwise as the engine has it by default.
+pub fn config(uri: &str) -> TargetConfig {
+    let name: Nqn = SUBSYSTEM.parse().expect("the name is an NQN");
+    TargetConfig { port: 0, ..TargetConfig::new(name, vec![device::with_size(uri)]) }
 }
 
-impl Bound {
-    /// Binds a target for `device` to a free port of the loopback.
-    ///
-    /// # Errors
-    ///
-    /// When there is no port, or the device cannot be served.
-    pub fn new(device: Arc<dyn BlockDevice>) -> Result<Bound, RunError> {
-        let socket = bind_listener(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        let address = std::net::TcpListener::from(socket.try_clone()?).local_addr()?;
-        let name: Nqn = SUBSYSTEM.parse().expect("the name is an NQN");
-        let instance = Uuid::new_v5(&Uuid::NAMESPACE_URL, SUBSYSTEM.as_bytes()).into_bytes();
-        let mut config = SubsystemConfig::new(name, SubsystemKind::Nvm, instance);
-        config.namespaces = vec![Namespace::new(&name, NamespaceId(1), device, Access::ReadWrite)];
-        let refuse = |error| RunError::Target {
-            target: SUBSYSTEM.to_owned(),
-            reason: crate::device::chain(&error),
-        };
-        let subsystem = Subsystem::new(config).map_err(refuse)?;
-        let description = TargetDescription {
-            subsystems: vec![Arc::new(subsystem)],
-            digests: DigestPolicy::AsAsked,
-            advertised: Vec::new(),
-        };
-        Ok(Bound { description: Arc::new(description), socket, address, name })
-    }
+/// How a host connects to a target of [`config`].
+pub fn connect_options(address: SocketAddr) -> ConnectOptions {
+    let name: Nqn = SUBSYSTEM.parse().expect("the name is an NQN");
+    ConnectOptions::new(address, name, device::host_id())
+}
 
-    /// How a host connects to it.
-    pub fn connect_options(&self) -> ConnectOptions {
-        let host_id = Uuid::new_v5(&Uuid::NAMESPACE_URL, HOST_NAME);
-        ConnectOptions::new(self.address, self.name, host_id)
-    }
+/// Starts a target for the device as the options say.
+///
+/// # Errors
+///
+/// When its core is also the load's, or the engine cannot start.
+pub fn start(options: &RunOptions, uri: &str) -> Result<Engine, RunError> {
+    options.target_core.check_within(&CoreList::allowed()?)?;
+    harness::single_core(&options.target_core, &options.load.cores)?;
+    Ok(Engine::start(&TargetConfig {
+        cores: Some(options.target_core.clone()),
+        idle: options.target_idle.policy(),
+        queue_entries: queue_entries(options.load.depth),
+        ..config(uri)
+    })?)
+}
 
-    /// Serves it on the core of `cx`, which `waker` wakes. On the core's own thread.
-    ///
-    /// # Errors
-    ///
-    /// When the socket cannot be watched.
-    pub fn serve(self, cx: &mut Cx, waker: Waker) -> Result<TargetCore, RunError> {
-        let peers = mesh::connect(&[waker]).pop().expect("one core has one set of peers");
-        let mut core = TargetCore::new(self.description, peers);
-        core.listen(cx, self.socket)?;
-        Ok(core)
+/// Ends it.
+///
+/// # Errors
+///
+/// When its core did not end as it should.
+pub fn stop(engine: Engine) -> Result<(), RunError> {
+    Ok(engine.stop(STOP_GRACE)?)
+}
+
+/// A queue holds one entry less than it has (NVMe Base 2.0 section 3.3.1.4).
+fn queue_entries(depth: u32) -> u16 {
+    let entries = u16::try_from(depth.saturating_add(1)).unwrap_or(QUEUE_ENTRIES_LIMIT);
+    entries.clamp(QUEUE_ENTRIES_DEFAULT, QUEUE_ENTRIES_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_depth_of_the_load_fits_a_queue_up_to_its_limit() {
+        let entries = [1, 127, 128, 1023, 1024, u32::MAX].map(queue_entries);
+        assert_eq!(entries, [128, 128, 129, 1024, 1024, 1024]);
     }
 }

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod by_hand;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
+use bdev::emulate::Sharing;
 use clap::Parser;
 use nvmf::initiator::ConnectOptions;
 use perf::cycles::TickRate;
@@ -17,7 +20,6 @@ use perf::harness::{Event, Outcome, pass};
 use perf::load::Load;
 use perf::options::{Cli, Command};
 use perf::run::load_config;
-use perf::serve::Bound;
 use perf::source::{Remote, Source};
 use reactor::clock::Nanos;
 use reactor::cx::test_context;
@@ -110,7 +112,8 @@ fn a_million_ios_in_process_allocate_nothing() {
         let Command::Run(options) = parse(&line) else { panic!("{line}") };
         let (mut cx, hand) = test_context();
         let (events, reports) = mpsc::channel();
-        let device = perf::device::open(options.target.as_deref().unwrap()).unwrap();
+        let uri = options.target.as_deref().unwrap();
+        let device = perf::device::open(uri, Sharing::OneCore).unwrap();
         let config = load_config(&options, 0, TickRate::calibrate());
         let source = Source::Local(Arc::clone(&device));
         let mut load = Load::new(&cx, config, source, events);
@@ -133,10 +136,8 @@ fn a_million_ios_over_tcp_allocate_nothing_on_either_side() {
     let Command::Run(options) = parse(&words.join(" ")) else { panic!("{line}") };
     let (mut target_cx, target_hand) = test_context();
     let (mut cx, hand) = test_context();
-    let bound = Bound::new(perf::device::open("null:///n0").unwrap()).unwrap();
-    let connect = ConnectOptions { data_digest: true, ..bound.connect_options() };
-    let (_sleeper, waker) = reactor::sleep::pair().unwrap();
-    let mut target = bound.serve(&mut target_cx, waker).unwrap();
+    let (mut target, connect) = by_hand::target(&mut target_cx, "null:///n0");
+    let connect = ConnectOptions { data_digest: true, ..connect };
     let (events, reports) = mpsc::channel();
     let config = load_config(&options, 0, TickRate::calibrate());
     let source = Source::Remote(Remote::Named(Box::new(connect)));

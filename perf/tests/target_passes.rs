@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod by_hand;
+
 use std::sync::mpsc;
 
 use clap::Parser;
-use nvmf::initiator::ConnectOptions;
+use nvmf::initiator::{ConnectOptions, IO_QUEUES_MAX};
 use perf::cycles::TickRate;
 use perf::harness::{Event, Outcome, RunError, pass};
 use perf::load::Load;
 use perf::options::{Cli, Command};
 use perf::run::load_config;
-use perf::serve::Bound;
 use perf::source::{Remote, Source};
 use reactor::clock::Nanos;
 use reactor::cx::test_context;
@@ -26,11 +27,10 @@ fn run(line: &str) -> Result<Outcome, RunError> {
     };
     let (mut target_cx, target_hand) = test_context();
     let (mut cx, hand) = test_context();
-    let bound = Bound::new(perf::device::open(options.target.as_deref().unwrap())?)?;
+    let uri = options.target.as_deref().unwrap();
+    let (mut target, connect) = by_hand::target(&mut target_cx, uri);
     let (header_digest, data_digest) = (options.header_digest, options.data_digest);
-    let connect = ConnectOptions { header_digest, data_digest, ..bound.connect_options() };
-    let (_sleeper, waker) = reactor::sleep::pair().unwrap();
-    let mut target = bound.serve(&mut target_cx, waker)?;
+    let connect = ConnectOptions { header_digest, data_digest, ..connect };
     let (events, reports) = mpsc::channel();
     let config = load_config(&options, 0, TickRate::calibrate());
     let source = Source::Remote(Remote::Named(Box::new(connect)));
@@ -76,5 +76,9 @@ fn a_part_beyond_the_device_is_refused() {
 
 #[test]
 fn more_connections_than_the_target_grants_are_refused() {
-    assert!(run("--rw read --connections 1000 --iodepth 1").is_err());
+    let with = |connections| {
+        run(&format!("--rw read --connections {connections} --iodepth 1 --number_ios 1000"))
+    };
+    assert!(with(u32::from(IO_QUEUES_MAX)).is_ok());
+    assert!(with(u32::from(IO_QUEUES_MAX) + 1).is_err());
 }

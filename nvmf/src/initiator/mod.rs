@@ -26,7 +26,7 @@ mod segments;
 pub use connect::{Connector, Progress, RemoteNamespace};
 pub use controller::RemoteController;
 pub use error::{ConnectError, ConnectionError};
-pub use options::{ConnectOptions, OptionsError};
+pub use options::{ConnectOptions, IO_QUEUES_MAX, OptionsError};
 pub use queue_pair::{InitiatorQueuePair, NamespaceView, UnmapCommand};
 
 #[cfg(test)]
