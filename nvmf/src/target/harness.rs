@@ -24,6 +24,9 @@ use super::{TargetCore, TargetDescription};
 /// Passes of one pump: far more than any exchange needs.
 const PASSES_MAX: usize = 1_000_000;
 
+/// Passes in which a core may read nothing though the host takes all that it is sent.
+const STALLED_PASSES_MAX: usize = 10_000;
+
 /// One core of a target and its surroundings.
 #[derive(Debug)]
 pub struct Harness {
@@ -174,14 +177,18 @@ impl HostEnd {
     /// has closed the connection.
     pub fn send(&mut self, harness: &mut Harness, bytes: &[u8]) -> bool {
         let mut rest = bytes;
+        let mut stalled = 0;
         while !rest.is_empty() {
             match self.socket.send(&[IoSlice::new(rest)]) {
                 Ok(sent) => {
                     rest = &rest[sent..];
+                    stalled = 0;
                     self.edges.set(Edges { readable: true, ..self.edges.get() });
                 }
                 Err(SocketError::Closed) => return false,
                 Err(SocketError::WouldBlock) => {
+                    stalled += 1;
+                    assert!(stalled < STALLED_PASSES_MAX, "the core reads nothing any more");
                     self.drain();
                     harness.pass();
                 }
