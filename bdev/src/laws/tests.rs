@@ -71,6 +71,10 @@ struct DefectiveQueuePair {
 
 impl QueuePair for DefectiveQueuePair {
     fn submit(&mut self, cx: &mut Cx, mut io: Io) -> Result<(), Busy> {
+        // Credits leave room for what is ready above, and are refused as they are counted.
+        if self.credits() == 0 {
+            return Err(Busy);
+        }
         self.count += 1;
         let written = io.operation == Operation::Write && io.memory.len_bytes() > 0;
         match self.defect {
