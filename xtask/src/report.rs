@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// Lines shown of the end of a failed stage's output.
 const TAIL_LINES: usize = 80;
-/// Lines shown of the failures that test binaries list.
-const FAILURE_LINES: usize = 300;
+/// Lines shown of what failed tests printed.
+const FAILURE_LINES: usize = 200;
 
 /// Why a stage failed.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,26 +58,32 @@ fn count_before(text: &str, word: &str) -> u64 {
     digits.parse().unwrap_or(0)
 }
 
-/// The part of a failed stage's output that says what went wrong: the lists of failures that test
-/// binaries print, or else the end.
+/// The part of a failed stage's output that says what went wrong: the names of the tests that
+/// failed and what they printed, or else the end.
 pub fn excerpt(output: &str) -> String {
     let lines: Vec<&str> = output.lines().collect();
-    let mut chosen: Vec<&str> = Vec::new();
+    let is_failed = |line: &&str| line.starts_with("test ") && line.ends_with("... FAILED");
+    let names: Vec<&str> = lines.iter().copied().filter(is_failed).collect();
+    if names.is_empty() {
+        return lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+    }
+    let mut printed: Vec<&str> = Vec::new();
     let mut in_failures = false;
-    for line in &lines {
-        in_failures |= line.trim() == "failures:";
-        if in_failures {
-            chosen.push(line);
-        }
+    for line in lines {
+        in_failures |= line == "failures:";
         in_failures &= !line.starts_with("test result:");
+        if in_failures && !line.trim().is_empty() {
+            printed.push(line);
+        }
     }
-    if chosen.is_empty() {
-        chosen = lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec();
-    } else if chosen.len() > FAILURE_LINES {
-        chosen.truncate(FAILURE_LINES);
-        chosen.push("(more failures are left out)");
+    // The first and the last words of a failure tell most: the claim that broke, and, of a
+    // property test, the smallest input that breaks it.
+    if printed.len() > FAILURE_LINES {
+        let left_out = printed.len() - FAILURE_LINES;
+        printed.drain(FAILURE_LINES / 2..FAILURE_LINES / 2 + left_out);
+        printed.insert(FAILURE_LINES / 2, "(lines are left out here)");
     }
-    chosen.join("\n")
+    [names.join("\n"), printed.join("\n")].join("\n")
 }
 
 /// Time in seconds with one digit behind the point, right-aligned for a column.
@@ -100,13 +106,21 @@ mod tests {
     }
 
     #[test]
-    fn an_excerpt_is_the_failures_of_every_binary() {
-        let output = "noise\nfailures:\n---- a stdout ----\npanicked\n\nfailures:\n    a\n\n\
-            test result: FAILED. 0 passed; 1 failed;\nmore noise\nfailures:\n    b\n\
-            test result: FAILED. 0 passed; 1 failed;\nend\n";
-        let text = excerpt(output);
-        assert!(text.contains("panicked") && text.contains("    b"), "{text}");
-        assert!(!text.contains("noise") && !text.contains("end"), "{text}");
+    fn an_excerpt_names_the_failed_tests_and_shows_what_they_printed() {
+        let output = "test a ... ok\ntest b ... FAILED\nnoise\nfailures:\n---- b stdout ----\n\
+            panicked\n\nfailures:\n    b\n\ntest result: FAILED. 0 passed; 1 failed;\nnoise\n";
+        let expected =
+            "test b ... FAILED\nfailures:\n---- b stdout ----\npanicked\nfailures:\n    b";
+        assert_eq!(excerpt(output), expected);
+    }
+
+    #[test]
+    fn a_long_excerpt_keeps_its_beginning_and_its_end() {
+        let middle = "line\n".repeat(1000);
+        let output = format!("test b ... FAILED\nfailures:\nfirst\n{middle}last\ntest result: F");
+        let text = excerpt(&output);
+        assert!(text.contains("first") && text.ends_with("last"), "{text}");
+        assert_eq!(text.lines().count(), 1 + FAILURE_LINES + 1);
     }
 
     #[test]

@@ -106,7 +106,11 @@ fn run_cargo(stage: &Stage, cargo: &Cargo) -> Result<String, Failure> {
     for variable in FOREIGN_VARIABLES {
         command.env_remove(variable);
     }
-    command.env("CARGO_TERM_COLOR", "never").envs(cargo.environment.iter().copied());
+    // Back traces of a property test are thousands of lines; whoever wants one runs the one test.
+    command
+        .env("CARGO_TERM_COLOR", "never")
+        .env("RUST_BACKTRACE", "0")
+        .envs(cargo.environment.iter().copied());
     let mut tally = Tally::default();
     let mut binary = String::new();
     let end = process::run(&mut command, &log, stage.limit, |line| {
