@@ -277,7 +277,7 @@ impl<S: Service> Loop<S> {
                 self.shared.publish(counters);
                 last_publish = now;
             }
-            if self.core.stopping && self.core.service.stopped() {
+            if self.core.service.stopped() {
                 self.shared.publish(&self.core.cx.counters);
                 return;
             }
@@ -462,6 +462,19 @@ mod tests {
         handle.join().unwrap();
         assert_eq!(shared.read().sleeps, 0);
         assert!(shared.read().passes > 0);
+    }
+
+    #[test]
+    fn a_service_that_has_nothing_left_to_do_ends_its_core_unasked() {
+        let handle = start(IdlePolicy::Poll);
+        handle.call(SOON, |core| core.service.stopping = true).unwrap();
+        let started = Instant::now();
+        while !handle.is_finished() {
+            assert!(started.elapsed() < SOON, "the core goes on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!handle.stop(Nanos(0)), "it cannot be asked any more");
+        handle.join().unwrap();
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub trait Service: 'static {
     /// Starts to end: no new work, what is in flight is finished or cut off by `deadline`.
     fn stop(&mut self, cx: &mut Cx, deadline: Nanos);
 
-    /// True once everything has ended after [`Service::stop`].
+    /// True once everything has ended, after [`Service::stop`] or because the service has nothing
+    /// left to do: the core's loop ends then, whether anybody asked it to or not.
     fn stopped(&self) -> bool;
 }
