@@ -1,14 +1,15 @@
 //! Between the main thread and the load's cores: what they report, and waiting for it.
 //!
-//! The services send an [`Event`] at the beginning and at the end of their window; the main thread
-//! reads the counters of a serving core at the same two moments.
+//! The services report through [`crate::reporter`] and end by themselves, at the latest at their
+//! deadline: a main thread that is starved by them, because they spin at real-time priority, comes
+//! to its turn then.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use reactor::clock::Nanos;
 use reactor::cores::{CoreId, CoreList};
-use reactor::counters::{CoreCounters, SharedCounters};
+use reactor::counters::CoreCounters;
 use reactor::dma::pool::{CHUNKS_MIN, CLASS_BYTES};
 use reactor::dma::region::HUGE_PAGE_BYTES;
 use reactor::dma::{PagePreference, PoolConfig};
@@ -18,9 +19,10 @@ use reactor::{Cx, Service};
 
 use crate::meter::CoreMeasure;
 use crate::report::{Faults, ServerMeasure};
+use crate::reporter::Event;
 
-/// Time beyond ramp and runtime for connecting and draining.
-pub const GRACE: Duration = Duration::from_secs(30);
+/// How much longer than a core's own deadline the main thread waits.
+const SLACK: Duration = Duration::from_secs(5);
 
 /// How long a core may take to end once asked to.
 const STOP_GRACE: Nanos = Nanos::from_secs(5);
@@ -101,36 +103,28 @@ pub enum RunError {
         reason: String,
     },
     /// No end in sight.
-    #[error("a core did not finish in time: {waited} s after the start")]
+    #[error("core {core} did not finish within {within_s} s: what was in flight is not answered")]
     Deadline {
-        /// How long was waited.
-        waited: u64,
+        /// The core.
+        core: CoreId,
+        /// How long it had, in seconds.
+        within_s: u64,
+    },
+    /// Not a word from a core.
+    #[error("a core has not been heard of for {waited_s} s")]
+    Silent {
+        /// How long was waited, in seconds.
+        waited_s: u64,
+    },
+    /// The device could not be filled.
+    #[error("--prefill: a write ended with {status}")]
+    Prefill {
+        /// How it ended.
+        status: bdev::Status,
     },
     /// A core ended without a report.
     #[error("a core ended without a report")]
     Lost,
-}
-
-/// What a load-generating core tells the main thread.
-#[derive(Debug)]
-pub enum Event {
-    /// Its window opened.
-    Began,
-    /// Its window closed.
-    Closed,
-    /// It is done, nothing is in flight any more.
-    Ended(Box<Outcome>),
-    /// It cannot go on.
-    Failed(RunError),
-}
-
-/// What a core brings home.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What it measured.
-    pub measure: CoreMeasure,
-    /// What went wrong.
-    pub faults: Faults,
 }
 
 /// What all cores bring home.
@@ -144,39 +138,42 @@ pub struct Collected {
     pub server: Option<ServerMeasure>,
 }
 
-/// Waits for `cores` cores to end; `server` is read at both edges of the window.
+/// Waits for `cores` cores to end, each of which has `lifetime` beside filling; `server` is the
+/// core that serves them.
 ///
 /// # Errors
 ///
-/// The first failure of a core; `Deadline` when one is not back after `within`.
+/// The first failure of a core; `Silent` when there is no word of one.
 pub fn collect(
     events: &Receiver<Event>,
     cores: usize,
-    server: Option<(CoreId, SharedCounters)>,
-    within: Duration,
+    server: Option<CoreId>,
+    lifetime: Nanos,
 ) -> Result<Collected, RunError> {
-    let deadline = Instant::now() + within;
+    let within = Duration::from(lifetime).saturating_add(SLACK);
+    // Past what the clock can show there is no deadline.
+    let mut deadline = Instant::now().checked_add(within);
     let (mut measures, mut faults) = (Vec::with_capacity(cores), Faults::default());
     let (mut at_start, mut at_end): (Option<CoreCounters>, Option<CoreCounters>) = (None, None);
-    let read = || server.as_ref().map(|(_, counters)| counters.read());
     while measures.len() < cores {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match events.recv_timeout(left) {
-            Ok(Event::Began) => at_start = at_start.or_else(read),
-            Ok(Event::Closed) => at_end = at_end.or_else(read),
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        match events.recv_timeout(left.unwrap_or(within)) {
+            Ok(Event::Filling) => deadline = Instant::now().checked_add(within),
+            Ok(Event::Began(counters)) => at_start = at_start.or(counters),
+            Ok(Event::Closed(counters)) => at_end = at_end.or(counters),
             Ok(Event::Ended(outcome)) => {
                 faults.merge(&outcome.faults);
                 measures.push(outcome.measure);
             }
             Ok(Event::Failed(error)) => return Err(error),
             Err(RecvTimeoutError::Timeout) => {
-                return Err(RunError::Deadline { waited: within.as_secs() });
+                return Err(RunError::Silent { waited_s: within.as_secs() });
             }
             Err(RecvTimeoutError::Disconnected) => return Err(RunError::Lost),
         }
     }
     let server = match (server, at_start, at_end) {
-        (Some((core, _)), Some(start), Some(end)) => {
+        (Some(core), Some(start), Some(end)) => {
             Some(ServerMeasure { core, counters: end.since(start) })
         }
         _ => None,
@@ -202,10 +199,10 @@ pub fn single_core(server: &CoreList, load: &CoreList) -> Result<CoreId, RunErro
 
 /// Ends a core and waits for it.
 pub fn end<S: Service>(handle: ReactorHandle<S>) {
-    if handle.stop(STOP_GRACE) {
-        // A panic of the core has been printed by then and is part of no result.
-        let _ = handle.join();
-    }
+    // One that cannot be asked has ended already, or does so at its deadline.
+    let _ = handle.stop(STOP_GRACE);
+    // A panic of the core has been printed by then and is part of no result.
+    let _ = handle.join();
 }
 
 /// One pass of a core that a test or a bench drives by hand: the phases of the reactor, without
@@ -257,8 +254,8 @@ mod tests {
     fn a_failure_and_a_silent_core_are_errors() {
         let (sender, events) = std::sync::mpsc::channel();
         sender.send(Event::Failed(RunError::Lost)).unwrap();
-        assert!(matches!(collect(&events, 1, None, GRACE), Err(RunError::Lost)));
-        let waited = collect(&events, 1, None, Duration::ZERO);
-        assert!(matches!(waited, Err(RunError::Deadline { .. })));
+        assert!(matches!(collect(&events, 1, None, Nanos(0)), Err(RunError::Lost)));
+        drop(sender);
+        assert!(matches!(collect(&events, 1, None, Nanos(u64::MAX)), Err(RunError::Lost)));
     }
 }

@@ -2,22 +2,22 @@
 //!
 //! A [`Service`] of its core's reactor. It owns queue pairs, each with `iodepth` slots; a pass
 //! polls what has completed, times it, fills the free slots again and flushes. Nothing is allocated
-//! once the connections are open. With a [`Verifier`] every write carries a pattern, every read is
+//! once the connections are open. It ends by itself, when it is done or at its deadline. With a [`Verifier`] every write carries a pattern, every read is
 //! checked, and at the end all that was written is read back.
 
-use std::sync::mpsc::Sender;
-
-use bdev::{Completions, Geometry, Io, IoFlags, Operation, QueuePair, Status, Token};
+use bdev::{Completions, Geometry, Io, IoFlags, Lba, Operation, QueuePair, Status, Token};
 use reactor::clock::Nanos;
 use reactor::dma::DmaBuffer;
 use reactor::socket::Ready;
 use reactor::{Cx, Service, Wake};
 
 use crate::cycles::{TickRate, Ticks};
-use crate::harness::{Event, Outcome, RunError};
+use crate::harness::RunError;
 use crate::meter::{Meter, Phase, Window};
 use crate::pace::Pace;
+use crate::prefill::{self, Prefill, Range};
 use crate::report::Faults;
+use crate::reporter::{Outcome, Reporter};
 use crate::source::{Opened, Source};
 use crate::verify::Verifier;
 use crate::workload::{Direction, Extent, Order, Step, Stream};
@@ -32,6 +32,15 @@ pub enum Checking {
     Off,
     /// Against the pattern that was written last.
     Pattern,
+}
+
+/// What the range holds before the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// What it holds already.
+    AsItIs,
+    /// Noise, written once.
+    Filled,
 }
 
 /// What one core is to do.
@@ -61,6 +70,8 @@ pub struct LoadConfig {
     pub offset_bytes: u64,
     /// Bytes to use from there; none for all.
     pub size_bytes: Option<u64>,
+    /// What the range holds before the load.
+    pub before: Before,
     /// Whether reads are checked.
     pub checking: Checking,
     /// I/Os a second of this core, when the load is open.
@@ -72,6 +83,15 @@ pub struct LoadConfig {
 }
 
 impl LoadConfig {
+    /// The blocks from the offset on that the cores fill.
+    fn range(&self, geometry: Geometry) -> Range {
+        let len_bytes = geometry.len_bytes();
+        let size_bytes = self.size_bytes.unwrap_or(len_bytes);
+        let end_bytes = self.offset_bytes.saturating_add(size_bytes).min(len_bytes);
+        let unit = u64::from(geometry.block_bytes);
+        Range { first: Lba(self.offset_bytes / unit), end: Lba(end_bytes / unit) }
+    }
+
     /// The part of a device of this geometry that the core works on.
     ///
     /// # Errors
@@ -91,7 +111,7 @@ impl LoadConfig {
             return refuse(format!("offset and size end beyond the device of {len_bytes} bytes"));
         }
         let whole = Extent {
-            first: bdev::Lba(self.offset_bytes / unit),
+            first: Lba(self.offset_bytes / unit),
             places: used / block_bytes,
             place_blocks: self.block_bytes / geometry.block_bytes,
         };
@@ -131,9 +151,25 @@ struct Connection {
     noise: Option<DmaBuffer>,
 }
 
+/// How far the load is.
+#[derive(Debug)]
+enum Stage {
+    /// Connections are being made.
+    Opening,
+    /// The range is being written; when that was last reported.
+    Filling(Prefill, Nanos),
+    /// Others are not ready yet.
+    Waiting,
+    /// The meter says where in the run it is.
+    Running,
+    /// Over: the core ends.
+    Ended,
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct Load {
+    stage: Stage,
     config: LoadConfig,
     source: Source,
     connections: Vec<Connection>,
@@ -144,17 +180,18 @@ pub struct Load {
     /// Whose turn it is, when the pace says when.
     turn: usize,
     faults: Faults,
-    events: Sender<Event>,
-    reported: bool,
-    /// Set once the service is told to end; what is in flight then is waited for until this time.
-    stop_at: Option<Nanos>,
-    now: Nanos,
+    reporter: Reporter,
+    /// Set once the service is told to end, or something failed: nothing is read back then.
+    stopping: bool,
+    /// When the load ends at the latest, with I/Os in flight or without.
+    ends_at: Nanos,
 }
 
 impl Load {
     /// A load that opens its source in its first passes. On the core's own thread.
-    pub fn new(cx: &Cx, config: LoadConfig, source: Source, events: Sender<Event>) -> Load {
+    pub fn new(cx: &Cx, config: LoadConfig, source: Source, reporter: Reporter) -> Load {
         Load {
+            stage: Stage::Opening,
             source,
             connections: Vec::with_capacity(config.connections as usize),
             completions: Completions::new(),
@@ -163,47 +200,67 @@ impl Load {
             pace: Pace::new(config.ios_per_second, config.rate),
             turn: 0,
             faults: Faults::default(),
-            events,
-            reported: false,
-            stop_at: None,
-            now: cx.now(),
+            reporter,
+            stopping: false,
+            ends_at: cx.now() + config.window.lifetime(),
             config,
         }
     }
 
-    /// Goes on with opening; begins the ramp once everything is open.
-    fn open(&mut self, cx: &mut Cx) -> usize {
-        match self.source.poll_open(cx, self.config.connections, self.config.depth) {
-            Ok(None) => 0,
-            Ok(Some(opened)) => {
-                match self.connect(cx, opened) {
-                    Ok(()) => {
-                        self.meter.begin(cx.now());
-                        self.pace.begin(Ticks::now());
-                    }
-                    Err(error) => self.fail(cx, error),
+    /// Goes on with what comes before the load.
+    fn prepare(&mut self, cx: &mut Cx) -> Result<usize, RunError> {
+        match &mut self.stage {
+            Stage::Opening => {
+                let LoadConfig { connections, depth, before, .. } = self.config;
+                let depth = match before {
+                    Before::AsItIs => depth,
+                    Before::Filled => depth.max(prefill::DEPTH),
+                };
+                let Some(opened) = self.source.poll_open(cx, connections, depth)? else {
+                    return Ok(0);
+                };
+                self.stage = self.connect(cx, opened)?;
+                Ok(1)
+            }
+            Stage::Filling(fill, reported) => {
+                let first = self.connections.first_mut().expect("a load has a connection");
+                let work = fill.step(cx, &mut *first.queue_pair, &mut self.completions)?;
+                if work > 0 && cx.now().since(*reported) >= prefill::REPORT_INTERVAL {
+                    *reported = cx.now();
+                    self.ends_at = cx.now() + self.config.window.lifetime();
+                    self.reporter.filling();
                 }
-                1
+                if fill.is_done()
+                    && let Stage::Filling(fill, _) =
+                        std::mem::replace(&mut self.stage, Stage::Waiting)
+                {
+                    fill.finish(cx);
+                }
+                Ok(work)
             }
-            Err(error) => {
-                self.fail(cx, error);
-                1
+            Stage::Waiting if self.reporter.may_begin() => {
+                self.stage = Stage::Running;
+                self.ends_at = cx.now() + self.config.window.lifetime();
+                self.meter.begin(cx.now());
+                self.pace.begin(Ticks::now());
+                Ok(1)
             }
+            Stage::Waiting | Stage::Running | Stage::Ended => Ok(0),
         }
     }
 
-    /// Gives every queue pair its slots.
-    fn connect(&mut self, cx: &mut Cx, opened: Opened) -> Result<(), RunError> {
+    /// Gives every queue pair its slots; returns what comes next.
+    fn connect(&mut self, cx: &mut Cx, opened: Opened) -> Result<Stage, RunError> {
         let LoadConfig { depth, block_bytes, connections_all, .. } = self.config;
-        let extent = self.config.extent(opened.geometry)?;
-        if extent.place_blocks > opened.limits.io_blocks_max {
-            let most = u64::from(opened.limits.io_blocks_max);
-            let bytes = most * u64::from(opened.geometry.block_bytes);
+        let (geometry, limits) = (opened.geometry, opened.limits);
+        let extent = self.config.extent(geometry)?;
+        if extent.place_blocks > limits.io_blocks_max {
+            let bytes = u64::from(limits.io_blocks_max) * u64::from(geometry.block_bytes);
             let reason = format!("one I/O of the device has at most {bytes} bytes: lower --bs");
             return Err(RunError::Extent { reason });
         }
         if self.config.checking == Checking::Pattern {
-            self.verifier = Some(Verifier::new(extent, opened.geometry.block_bytes)?);
+            self.verifier = Some(Verifier::new(extent, geometry.block_bytes)?);
         }
         for (index, queue_pair) in opened.queue_pairs.into_iter().enumerate() {
             let place = u64::from(self.config.connections_before) + index as u64;
@@ -222,7 +279,12 @@ impl Load {
                 free: (0..depth).rev().collect(),
             });
         }
-        Ok(())
+        if self.config.before == Before::AsItIs {
+            return Ok(Stage::Waiting);
+        }
+        let (device, range) = ((geometry, limits), self.config.range(geometry));
+        let part = (self.config.core_index, self.config.cores);
+        Ok(Stage::Filling(Prefill::new(cx, device, range, part)?, cx.now()))
     }
 
     /// Takes what has completed.
@@ -256,7 +318,7 @@ impl Load {
         if work > 0 && !self.faults.is_empty() && self.meter.phase() != Phase::Done {
             // As with fio, the first fault ends the run.
             self.meter.end(cx);
-            let _ = self.events.send(Event::Closed);
+            self.reporter.entered(Phase::Done);
         }
         work
     }
@@ -311,7 +373,7 @@ impl Load {
     /// Reads again what was written, once the window is closed and nothing is wrong so far.
     fn read_back(&mut self, cx: &mut Cx, now: Ticks) -> usize {
         let Some(verifier) = &mut self.verifier else { return 0 };
-        if self.meter.phase() != Phase::Done || self.stop_at.is_some() || !self.faults.is_empty() {
+        if self.meter.phase() != Phase::Done || self.stopping || !self.faults.is_empty() {
             return 0;
         }
         let mut work = 0;
@@ -328,31 +390,52 @@ impl Load {
 
     /// Moves on through ramp and window, and tells the main thread.
     fn advance(&mut self, cx: &Cx) {
-        self.now = cx.now();
         let before = self.meter.phase();
         let phase = self.meter.advance(cx);
         if phase != before {
-            let event = if phase == Phase::Measuring { Event::Began } else { Event::Closed };
-            // The main thread may have given up: then nobody reads it.
-            let _ = self.events.send(event);
+            self.reporter.entered(phase);
         }
     }
 
-    /// Reports once everything is done.
-    fn report(&mut self, cx: &Cx) {
-        if self.meter.phase() != Phase::Done || self.reported || self.in_flight() > 0 {
+    /// Reports once everything is done, and ends.
+    fn report(&mut self, cx: &mut Cx) {
+        if self.meter.phase() != Phase::Done || self.in_flight() > 0 {
             return;
         }
-        self.reported = true;
         let measure = self.meter.measure(cx.core);
         let faults = std::mem::take(&mut self.faults);
-        let _ = self.events.send(Event::Ended(Box::new(Outcome { measure, faults })));
+        self.reporter.end(Ok(Outcome { measure, faults }));
+        self.source.close(cx);
+        self.stage = Stage::Ended;
     }
 
-    fn fail(&mut self, cx: &Cx, error: RunError) {
+    /// Reports why it cannot go on, and ends once nothing is in flight.
+    fn fail(&mut self, cx: &mut Cx, error: RunError) {
         self.meter.end(cx);
-        self.reported = true;
-        let _ = self.events.send(Event::Failed(error));
+        self.reporter.end(Err(error));
+        self.abort(cx);
+    }
+
+    fn abort(&mut self, cx: &mut Cx) {
+        self.stopping = true;
+        for connection in &mut self.connections {
+            connection.queue_pair.abort_all(cx);
+        }
+        // What was being filled is not counted among the slots, and is never looked at again.
+        if !matches!(self.stage, Stage::Ended) {
+            self.stage = Stage::Running;
+        }
+    }
+
+    /// Ends the load at its deadline, whatever is in flight: nobody else may come to do it.
+    fn keep_deadline(&mut self, cx: &mut Cx) {
+        if cx.now() < self.ends_at || matches!(self.stage, Stage::Ended) {
+            return;
+        }
+        let within = std::time::Duration::from(self.config.window.lifetime());
+        self.fail(cx, RunError::Deadline { core: cx.core, within_s: within.as_secs() });
+        self.source.close(cx);
+        self.stage = Stage::Ended;
     }
 
     fn in_flight(&self) -> usize {
@@ -478,13 +561,21 @@ impl Service for Load {
     }
 
     fn poll_devices(&mut self, cx: &mut Cx) -> usize {
-        if self.meter.phase() == Phase::Waiting {
-            return self.open(cx);
-        }
+        self.keep_deadline(cx);
         if let Err(error) = self.source.poll(cx)
-            && !self.reported
+            && !self.reporter.has_ended()
         {
             self.fail(cx, error);
+        }
+        match self.stage {
+            Stage::Running => {}
+            Stage::Ended => return 0,
+            Stage::Opening | Stage::Filling(..) | Stage::Waiting => {
+                return self.prepare(cx).unwrap_or_else(|error| {
+                    self.fail(cx, error);
+                    1
+                });
+            }
         }
         let mut work = self.poll(cx);
         self.advance(cx);
@@ -500,15 +591,15 @@ impl Service for Load {
     fn timer(&mut self, _: &mut Cx, _: u64) {}
 
     fn wake(&self, cx: &Cx) -> Wake {
-        if self.meter.phase() == Phase::Waiting {
-            return self.source.wake();
+        let mut wake = self.source.wake().soonest(Wake::At(self.ends_at));
+        if let Stage::Waiting = self.stage {
+            return Wake::Now;
         }
-        let mut wake = self.source.wake();
         for connection in &self.connections {
             wake = wake.soonest(connection.queue_pair.wake());
         }
         match self.pace.wait(Ticks::now()) {
-            Some(wait) if !self.reported => wake.soonest(Wake::At(cx.now() + wait)),
+            Some(wait) if !self.reporter.has_ended() => wake.soonest(Wake::At(cx.now() + wait)),
             _ => wake,
         }
     }
@@ -520,16 +611,11 @@ impl Service for Load {
 
     fn stop(&mut self, cx: &mut Cx, deadline: Nanos) {
         self.meter.end(cx);
-        self.stop_at = Some(deadline);
-        for connection in &mut self.connections {
-            connection.queue_pair.abort_all(cx);
-        }
-        if self.in_flight() == 0 {
-            self.source.close(cx);
-        }
+        self.ends_at = self.ends_at.min(deadline);
+        self.abort(cx);
     }
 
     fn stopped(&self) -> bool {
-        self.stop_at.is_some_and(|deadline| self.in_flight() == 0 || self.now >= deadline)
+        matches!(self.stage, Stage::Ended)
     }
 }

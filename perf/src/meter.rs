@@ -11,6 +11,9 @@ use reactor::histogram::Histogram;
 
 use crate::cycles::{TickRate, Ticks};
 
+/// Time beyond ramp and runtime for connecting and draining.
+pub const GRACE: Nanos = Nanos::from_secs(30);
+
 /// When to measure, and when to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -20,6 +23,13 @@ pub struct Window {
     pub runtime: Nanos,
     /// I/Os after which the window ends early.
     pub ios_max: u64,
+}
+
+impl Window {
+    /// How long a core may take in all.
+    pub fn lifetime(&self) -> Nanos {
+        self.ramp + self.runtime + GRACE
+    }
 }
 
 /// Where a core is in its run.

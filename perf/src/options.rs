@@ -164,6 +164,10 @@ pub struct RunOptions {
     /// First byte to use.
     #[arg(long, value_parser = parse_size, default_value = "0")]
     pub offset: u64,
+    /// Write the whole range once before the ramp, 128 KiB at a time: a RAM disk that was never
+    /// written reads a single page of zeroes.
+    #[arg(long)]
+    pub prefill: bool,
     /// Write a pattern made of place and generation, check every read, and read all back.
     #[arg(long)]
     pub verify: bool,

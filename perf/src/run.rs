@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use bdev::BlockDevice;
 use bdev::emulate::Sharing;
 use nvmf::initiator::ConnectOptions;
+use reactor::Cx;
 use reactor::cores::{CoreId, CoreList};
 use reactor::counters::SharedCounters;
 use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
@@ -15,9 +16,11 @@ use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
 use crate::cycles::TickRate;
 use crate::device;
 use crate::harness::{self, Collected, RunError};
-use crate::load::{Checking, Load, LoadConfig};
+use crate::load::{Before, Checking, Load, LoadConfig};
 use crate::options::RunOptions;
+use crate::prefill;
 use crate::report::Report;
+use crate::reporter::{Gate, Reporter};
 use crate::serve;
 use crate::source::{Remote, Source};
 use crate::workload::Direction;
@@ -100,31 +103,38 @@ fn load(
     let (events, reports) = mpsc::channel();
     let cores = options.load.cores.as_slice();
     let mut loads: Vec<ReactorHandle<Load>> = Vec::with_capacity(cores.len());
+    let gate = Gate::new(cores.len());
     let mut failed = None;
     for (index, core) in cores.iter().enumerate() {
         let config = load_config(options, index, rate);
-        let buffers = u64::from(config.connections) * u64::from(config.depth);
+        // Every connection has one more, to write from.
+        let buffers = u64::from(config.connections) * (u64::from(config.depth) + 1);
+        let pool = harness::pool_for(buffers, config.block_bytes);
         let reactor = Reactor::new(ReactorConfig {
             core: *core,
             idle: options.load.idle.policy(),
-            pool: harness::pool_for(buffers, config.block_bytes),
+            pool: match config.before {
+                Before::AsItIs => pool,
+                Before::Filled => prefill::enlarge(pool),
+            },
             seed: options.load.seed.wrapping_add(u64::from(core.0)),
         });
-        let (events, target) = (events.clone(), target.clone());
-        let started = reactor.map_err(RunError::from).and_then(|reactor| {
-            reactor
-                .start(move |cx| Ok::<_, RunError>(Load::new(cx, config, target.source(), events)))
-        });
+        let counters = server.as_ref().map(|(_, counters)| counters.clone());
+        let reporter = Reporter::new(events.clone(), gate.clone(), counters);
+        let target = target.clone();
+        let build =
+            move |cx: &mut Cx| Ok::<_, RunError>(Load::new(cx, config, target.source(), reporter));
+        let started = reactor.map_err(RunError::from).and_then(|reactor| reactor.start(build));
         match started {
             Ok(load) => loads.push(load),
             Err(error) => failed = Some(error),
         }
     }
     drop(events);
-    let within = options.load.ramp_time + options.load.runtime + harness::GRACE;
+    let (core, lifetime) = (server.map(|(core, _)| core), options.load.window().lifetime());
     let result = match failed {
         Some(error) => Err(error),
-        None => harness::collect(&reports, loads.len(), server, within),
+        None => harness::collect(&reports, loads.len(), core, lifetime),
     };
     loads.into_iter().for_each(harness::end);
     result
@@ -145,6 +155,7 @@ pub fn load_config(options: &RunOptions, index: usize, rate: TickRate) -> LoadCo
         order: load.pattern.order(),
         offset_bytes: options.offset,
         size_bytes: options.size,
+        before: if options.prefill { Before::Filled } else { Before::AsItIs },
         checking: if options.verify { Checking::Pattern } else { Checking::Off },
         ios_per_second: load.ios_per_second_of_core(),
         window: load.window(),

@@ -16,9 +16,10 @@ use nvmf::initiator::ConnectOptions;
 use perf::cycles::TickRate;
 use perf::echo::client::{Client, ClientConfig};
 use perf::echo::server::{Server, ServerConfig};
-use perf::harness::{Event, Outcome, pass};
+use perf::harness::pass;
 use perf::load::Load;
 use perf::options::{Cli, Command};
+use perf::reporter::{Event, Outcome, Reporter};
 use perf::run::load_config;
 use perf::source::{Remote, Source};
 use reactor::clock::Nanos;
@@ -86,8 +87,9 @@ fn passes(reports: &Receiver<Event>, mut pass: impl FnMut()) -> (Outcome, u64) {
         pass();
         while let Ok(event) = reports.try_recv() {
             match event {
-                Event::Began => began = Some(allocations()),
-                Event::Closed => closed = Some(before),
+                Event::Filling => {}
+                Event::Began(_) => began = Some(allocations()),
+                Event::Closed(_) => closed = Some(before),
                 Event::Ended(outcome) => {
                     let (began, closed) = (began.unwrap(), closed.unwrap());
                     return (*outcome, closed - began);
@@ -116,7 +118,7 @@ fn a_million_ios_in_process_allocate_nothing() {
         let device = perf::device::open(uri, Sharing::OneCore).unwrap();
         let config = load_config(&options, 0, TickRate::calibrate());
         let source = Source::Local(Arc::clone(&device));
-        let mut load = Load::new(&cx, config, source, events);
+        let mut load = Load::new(&cx, config, source, Reporter::alone(events));
         let mut ready = Vec::with_capacity(64);
         let (outcome, allocated) = passes(&reports, || {
             hand.advance(Nanos(1_000));
@@ -141,7 +143,7 @@ fn a_million_ios_over_tcp_allocate_nothing_on_either_side() {
     let (events, reports) = mpsc::channel();
     let config = load_config(&options, 0, TickRate::calibrate());
     let source = Source::Remote(Remote::Named(Box::new(connect)));
-    let mut load = Load::new(&cx, config, source, events);
+    let mut load = Load::new(&cx, config, source, Reporter::alone(events));
     let mut ready = Vec::with_capacity(64);
     let (outcome, allocated) = passes(&reports, || {
         hand.advance(Nanos(1_000));
@@ -168,7 +170,7 @@ fn the_echo_allocates_nothing() {
     let mut server = Server::new(&mut server_cx, ServerConfig::new(&options), listener).unwrap();
     let (events, reports) = mpsc::channel();
     let config = ClientConfig::new(&options.load, 0, address, TickRate::calibrate());
-    let mut client = Client::new(&mut client_cx, config, events).unwrap();
+    let mut client = Client::new(&mut client_cx, config, Reporter::alone(events)).unwrap();
     let mut ready = Vec::with_capacity(64);
     let (outcome, allocated) = passes(&reports, || {
         hand.advance(Nanos(1_000));

@@ -9,9 +9,10 @@ use clap::Parser;
 use perf::cycles::TickRate;
 use perf::echo::client::{Client, ClientConfig};
 use perf::echo::server::{Server, ServerConfig};
-use perf::harness::{Event, pass};
+use perf::harness::pass;
 use perf::meter::CoreMeasure;
 use perf::options::{Cli, Command, EchoOptions};
+use perf::reporter::{Event, Reporter};
 use reactor::clock::Nanos;
 use reactor::cx::test_context;
 use reactor::socket::epoll::bind_listener;
@@ -37,7 +38,7 @@ fn echo(line: &str) -> (CoreMeasure, u64) {
     let mut server = Server::new(&mut server_cx, config, listener).unwrap();
     let (events, reports) = mpsc::channel();
     let config = ClientConfig::new(&options.load, 0, address, TickRate::calibrate());
-    let mut client = Client::new(&mut client_cx, config, events).unwrap();
+    let mut client = Client::new(&mut client_cx, config, Reporter::alone(events)).unwrap();
     let mut ready = Vec::new();
     for _ in 0..PASSES_MAX {
         hand.advance(Nanos(100));
@@ -50,7 +51,7 @@ fn echo(line: &str) -> (CoreMeasure, u64) {
                 return (outcome.measure, server_cx.counters.ios);
             }
             Ok(Event::Failed(error)) => panic!("{error}"),
-            Ok(Event::Began | Event::Closed) | Err(_) => {}
+            Ok(Event::Filling | Event::Began(_) | Event::Closed(_)) | Err(_) => {}
         }
     }
     panic!("the client did not finish");

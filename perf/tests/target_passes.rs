@@ -9,17 +9,28 @@ use std::sync::mpsc;
 use clap::Parser;
 use nvmf::initiator::{ConnectOptions, IO_QUEUES_MAX};
 use perf::cycles::TickRate;
-use perf::harness::{Event, Outcome, RunError, pass};
+use perf::harness::{RunError, pass};
 use perf::load::Load;
 use perf::options::{Cli, Command};
+use perf::reporter::{Event, Outcome, Reporter};
 use perf::run::load_config;
 use perf::source::{Remote, Source};
+use reactor::Service;
 use reactor::clock::Nanos;
 use reactor::cx::test_context;
 
 const PASSES_MAX: usize = 100_000;
 
 fn run(line: &str) -> Result<Outcome, RunError> {
+    run_counted(line).map(|(outcome, _)| outcome)
+}
+
+/// Bytes that the target moved.
+fn served_bytes(line: &str) -> u64 {
+    run_counted(line).unwrap().1
+}
+
+fn run_counted(line: &str) -> Result<(Outcome, u64), RunError> {
     let words = ["mayastor-perf", "run", "malloc:///m0?size_mb=4", "--ramp_time=0"];
     let words = words.into_iter().chain(line.split(' '));
     let Command::Run(options) = Cli::try_parse_from(words).unwrap().command else {
@@ -34,7 +45,7 @@ fn run(line: &str) -> Result<Outcome, RunError> {
     let (events, reports) = mpsc::channel();
     let config = load_config(&options, 0, TickRate::calibrate());
     let source = Source::Remote(Remote::Named(Box::new(connect)));
-    let mut load = Load::new(&cx, config, source, events);
+    let mut load = Load::new(&cx, config, source, Reporter::alone(events));
     let mut ready = Vec::new();
     for _ in 0..PASSES_MAX {
         hand.advance(Nanos(1_000));
@@ -42,9 +53,12 @@ fn run(line: &str) -> Result<Outcome, RunError> {
         pass(&mut load, &mut cx, &mut ready);
         pass(&mut target, &mut target_cx, &mut ready);
         match reports.try_recv() {
-            Ok(Event::Ended(outcome)) => return Ok(*outcome),
+            Ok(Event::Ended(outcome)) => {
+                assert!(load.stopped(), "a load that is done ends by itself");
+                return Ok((*outcome, target_cx.counters.io_bytes));
+            }
             Ok(Event::Failed(error)) => return Err(error),
-            Ok(Event::Began | Event::Closed) | Err(_) => {}
+            Ok(Event::Filling | Event::Began(_) | Event::Closed(_)) | Err(_) => {}
         }
     }
     panic!("the load did not finish: {line}");
@@ -59,11 +73,20 @@ fn what_is_written_over_tcp_is_read_back() {
         "--rw write --bs 64k --iodepth 4 --number_ios 200 --data-digest",
         "--rw randrw --bs 128k --iodepth 4 --connections 2 --number_ios 300",
         "--rw randrw --bs 512 --iodepth 1 --number_ios 500",
+        "--rw randrw --iodepth 2 --connections 3 --number_ios 500 --prefill --data-digest",
     ] {
         let outcome = run(&format!("{line} --verify --runtime 1000")).unwrap();
         assert_eq!(outcome.faults.first, None, "{line}");
         assert!(outcome.measure.histogram.count() > 0, "{line}");
     }
+}
+
+#[test]
+fn a_device_is_filled_once_before_the_load() {
+    let line = "--rw randread --iodepth 1 --number_ios 50 --runtime 1000 --size 3m --offset 64k";
+    let filled = |line: &str| served_bytes(line) - 50 * 4096;
+    assert!(filled(line) < 1 << 20, "the load alone");
+    assert!((3 << 20..4 << 20).contains(&filled(&format!("{line} --prefill"))));
 }
 
 #[test]

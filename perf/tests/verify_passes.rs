@@ -11,10 +11,11 @@ use bdev::{
 };
 use clap::Parser;
 use perf::cycles::TickRate;
-use perf::harness::{Event, pass};
+use perf::harness::pass;
 use perf::load::Load;
 use perf::options::{Cli, Command};
 use perf::report::Faults;
+use perf::reporter::{Event, Reporter};
 use perf::run::load_config;
 use perf::source::Source;
 use reactor::clock::Nanos;
@@ -107,7 +108,7 @@ fn faults(device: Arc<dyn BlockDevice>, line: &str) -> Faults {
     let (mut cx, hand) = test_context();
     let (events, reports) = mpsc::channel();
     let config = load_config(&options, 0, TickRate::calibrate());
-    let mut load = Load::new(&cx, config, Source::Local(device), events);
+    let mut load = Load::new(&cx, config, Source::Local(device), Reporter::alone(events));
     let mut ready = Vec::new();
     for _ in 0..PASSES_MAX {
         hand.advance(Nanos(100));
@@ -115,7 +116,7 @@ fn faults(device: Arc<dyn BlockDevice>, line: &str) -> Faults {
         match reports.try_recv() {
             Ok(Event::Ended(outcome)) => return outcome.faults,
             Ok(Event::Failed(error)) => panic!("{error}"),
-            Ok(Event::Began | Event::Closed) | Err(_) => {}
+            Ok(Event::Filling | Event::Began(_) | Event::Closed(_)) | Err(_) => {}
         }
     }
     panic!("the load did not finish");

@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn an_operands_own_options_come_after_the_rounds() {
-        let operand: Operand = "run null:///n0 --runtime 3".parse().unwrap();
+        let operand: Operand = "run null:///n0 --prefill --runtime 3".parse().unwrap();
         let (program, arguments) = operand.command_line(SECOND, SECOND / 5);
         assert_eq!(program, OWN_PROGRAM);
         let expected = [
@@ -193,6 +193,7 @@ mod tests {
             "--runtime=1000000us",
             "--ramp_time=200000us",
             "null:///n0",
+            "--prefill",
             "--runtime",
             "3",
             "--json",

@@ -6,7 +6,6 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::sync::mpsc::Sender;
 
 use bdev::Operation;
 use reactor::clock::Nanos;
@@ -16,11 +15,12 @@ use reactor::{Cx, Service, Wake};
 
 use super::wire::{ANSWER_BYTES, REQUEST_BYTES, Request};
 use crate::cycles::{TickRate, Ticks};
-use crate::harness::{Event, Outcome, RunError};
+use crate::harness::RunError;
 use crate::meter::{Meter, Phase, Window};
 use crate::options::LoadOptions;
 use crate::pace::Pace;
 use crate::report::Faults;
+use crate::reporter::{Outcome, Reporter};
 use crate::workload::{Direction, Extent, Order, Stream};
 
 /// Vectors of a gathered send, or of a receive: 128 or 64 I/Os.
@@ -76,9 +76,10 @@ pub struct Client {
     pace: Pace,
     /// Whose turn it is, when the pace says when.
     turn: usize,
-    events: Sender<Event>,
-    reported: bool,
-    stopping: bool,
+    reporter: Reporter,
+    /// When the client ends at the latest, with requests in flight or without.
+    ends_at: Nanos,
+    lifetime: Nanos,
     /// As many read requests as one send takes, one behind the other.
     read_requests: Box<[u8]>,
     write_request: [u8; REQUEST_BYTES],
@@ -101,6 +102,8 @@ struct Connection {
     readable: bool,
     blocked: bool,
     slots: Vec<Slot>,
+    /// What is written: one buffer, which stays in the cache as that of the load does.
+    noise: DmaBuffer,
     /// Requests made, sent whole, and answered whole.
     made: usize,
     sent: usize,
@@ -136,22 +139,18 @@ impl Client {
     /// # Errors
     ///
     /// When there are too few buffers, or no socket.
-    pub fn new(
-        cx: &mut Cx,
-        config: ClientConfig,
-        events: Sender<Event>,
-    ) -> Result<Client, RunError> {
+    pub fn new(cx: &mut Cx, config: ClientConfig, reporter: Reporter) -> Result<Client, RunError> {
         let ClientConfig { block_bytes, depth, rate, .. } = config;
         let mut connections = Vec::with_capacity(config.connections as usize);
         for index in 0..config.connections {
             let mut slots = Vec::with_capacity(depth as usize);
             for _ in 0..depth {
-                let buffer = cx.dma.take(block_bytes);
-                let buffer = buffer.ok_or(RunError::Buffers { depth, len_bytes: block_bytes })?;
+                let buffer = take(cx, depth, block_bytes)?;
                 slots.push(Slot { buffer, started: Ticks(0), operation: Operation::Read });
             }
+            let noise = take(cx, depth, block_bytes)?;
             let socket = cx.network.connect(config.address, SocketKey(u64::from(index)))?;
-            connections.push(Connection::new(socket, slots));
+            connections.push(Connection::new(socket, slots, noise));
         }
         let read = Request { payload_bytes: 0, answer_bytes: block_bytes }.encode();
         let extent = Extent { first: bdev::Lba(0), places: 1, place_blocks: 1 };
@@ -163,9 +162,9 @@ impl Client {
             meter: Meter::new(config.window, rate),
             pace: Pace::new(config.ios_per_second, rate),
             turn: 0,
-            events,
-            reported: false,
-            stopping: false,
+            reporter,
+            ends_at: cx.now() + config.window.lifetime(),
+            lifetime: config.window.lifetime(),
             read_requests: read.repeat(depth as usize).into_boxed_slice(),
             write_request: Request { payload_bytes: block_bytes, answer_bytes: 0 }.encode(),
             headers: vec![0; depth as usize * ANSWER_BYTES].into_boxed_slice(),
@@ -209,38 +208,45 @@ impl Client {
 
     /// Moves on with connecting, ramp and window, and tells the main thread.
     fn advance(&mut self, cx: &Cx) {
-        if self.meter.phase() == Phase::Waiting && self.connected == self.connections.len() {
+        if self.meter.phase() == Phase::Waiting
+            && self.connected == self.connections.len()
+            && self.reporter.may_begin()
+        {
             self.meter.begin(cx.now());
             self.pace.begin(Ticks::now());
         }
         let before = self.meter.phase();
         let phase = self.meter.advance(cx);
         if phase != before {
-            let event = if phase == Phase::Measuring { Event::Began } else { Event::Closed };
-            // The main thread may have given up: then nobody reads it.
-            let _ = self.events.send(event);
+            self.reporter.entered(phase);
         }
         let idle = self.connections.iter().all(|connection| connection.in_flight() == 0);
-        if phase == Phase::Done && idle && !self.reported {
-            self.reported = true;
+        if phase == Phase::Done && idle && !self.reporter.has_ended() {
             let measure = self.meter.measure(cx.core);
-            let outcome = Outcome { measure, faults: Faults::default() };
-            let _ = self.events.send(Event::Ended(Box::new(outcome)));
+            self.reporter.end(Ok(Outcome { measure, faults: Faults::default() }));
+        }
+        if cx.now() >= self.ends_at {
+            // Nobody else may come to end it.
+            let within_s = std::time::Duration::from(self.lifetime).as_secs();
+            self.fail(cx, RunError::Deadline { core: cx.core, within_s });
         }
     }
 
     fn fail(&mut self, cx: &Cx, error: RunError) {
         self.meter.end(cx);
-        if !self.reported {
-            self.reported = true;
-            let _ = self.events.send(Event::Failed(error));
-        }
+        self.reporter.end(Err(error));
     }
 }
 
+fn take(cx: &mut Cx, depth: u32, block_bytes: u32) -> Result<DmaBuffer, RunError> {
+    let buffer = cx.dma.take(block_bytes);
+    buffer.ok_or(RunError::Buffers { depth, len_bytes: block_bytes })
+}
+
 impl Connection {
-    fn new(socket: Box<dyn Socket>, slots: Vec<Slot>) -> Connection {
+    fn new(socket: Box<dyn Socket>, slots: Vec<Slot>, noise: DmaBuffer) -> Connection {
         Connection {
+            noise,
             socket,
             connected: false,
             readable: false,
@@ -295,7 +301,7 @@ impl Connection {
                     count += 1;
                 }
                 let offset = skip.saturating_sub(REQUEST_BYTES);
-                let payload = slot.buffer.bytes(requests.block_bytes);
+                let payload = self.noise.bytes(requests.block_bytes);
                 vectors[count] = IoSlice::new(&payload[offset..]);
                 count += 1;
                 asked += REQUEST_BYTES + block_bytes - skip;
@@ -481,12 +487,15 @@ impl Service for Client {
     fn timer(&mut self, _: &mut Cx, _: u64) {}
 
     fn wake(&self, cx: &Cx) -> Wake {
+        let wake = Wake::At(self.ends_at);
         match self.meter.phase() {
             Phase::Ramp | Phase::Measuring => match self.pace.wait(Ticks::now()) {
-                Some(wait) => Wake::At(cx.now() + wait),
-                None => Wake::Descriptor,
+                Some(wait) => wake.soonest(Wake::At(cx.now() + wait)),
+                None => wake,
             },
-            Phase::Waiting | Phase::Done => Wake::Descriptor,
+            // Others are not ready yet.
+            Phase::Waiting if self.connected == self.connections.len() => Wake::Now,
+            Phase::Waiting | Phase::Done => wake,
         }
     }
 
@@ -498,12 +507,12 @@ impl Service for Client {
         self.connections.iter().all(idle)
     }
 
-    fn stop(&mut self, cx: &mut Cx, _: Nanos) {
+    fn stop(&mut self, cx: &mut Cx, deadline: Nanos) {
         self.meter.end(cx);
-        self.stopping = true;
+        self.ends_at = self.ends_at.min(deadline);
     }
 
     fn stopped(&self) -> bool {
-        self.stopping
+        self.reporter.has_ended()
     }
 }

@@ -18,6 +18,7 @@ use crate::cycles::TickRate;
 use crate::harness::{self, Collected, RunError};
 use crate::options::EchoOptions;
 use crate::report::Report;
+use crate::reporter::{Gate, Reporter};
 
 pub mod client;
 pub mod cold;
@@ -63,10 +64,12 @@ fn load(
     let (events, reports) = mpsc::channel();
     let cores = options.load.cores.as_slice();
     let mut clients: Vec<ReactorHandle<Client>> = Vec::with_capacity(cores.len());
+    let gate = Gate::new(cores.len());
     let mut failed = None;
     for (index, core) in cores.iter().enumerate() {
         let connections = options.load.connections_of(index);
-        let buffers = u64::from(connections) * u64::from(options.load.depth);
+        // Every connection has one more, to write from.
+        let buffers = u64::from(connections) * (u64::from(options.load.depth) + 1);
         let reactor = Reactor::new(ReactorConfig {
             core: *core,
             idle: options.load.idle.policy(),
@@ -74,21 +77,21 @@ fn load(
             seed: options.load.seed.wrapping_add(u64::from(core.0) + 1),
         });
         let config = ClientConfig::new(&options.load, index, address, rate);
-        let events = events.clone();
+        let counters = Some(server.shared_counters());
+        let reporter = Reporter::new(events.clone(), gate.clone(), counters);
         let client = reactor
             .map_err(RunError::from)
-            .and_then(|reactor| reactor.start(move |cx| Client::new(cx, config, events)));
+            .and_then(|reactor| reactor.start(move |cx| Client::new(cx, config, reporter)));
         match client {
             Ok(client) => clients.push(client),
             Err(error) => failed = Some(error),
         }
     }
     drop(events);
-    let within = options.load.ramp_time + options.load.runtime + harness::GRACE;
-    let counters = Some((server.core(), server.shared_counters()));
+    let lifetime = options.load.window().lifetime();
     let result = match failed {
         Some(error) => Err(error),
-        None => harness::collect(&reports, clients.len(), counters, within),
+        None => harness::collect(&reports, clients.len(), Some(server.core()), lifetime),
     };
     clients.into_iter().for_each(harness::end);
     result

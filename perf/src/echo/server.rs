@@ -16,6 +16,7 @@ use reactor::{Cx, Service, Wake};
 use super::cold::{Payloads, Place};
 use super::wire::{ANSWER_BYTES, REQUEST_BYTES, Request};
 use crate::harness::RunError;
+use crate::meter::GRACE;
 use crate::options::{CONNECTIONS_MAX, DEPTH_MAX, EchoOptions};
 use crate::workload::Order;
 
@@ -48,6 +49,8 @@ pub struct ServerConfig {
     pub cold_bytes: Option<u64>,
     /// Order of the places in it.
     pub order: Order,
+    /// How long it serves at most: a main thread that is starved cannot end it.
+    pub lifetime: Nanos,
 }
 
 impl ServerConfig {
@@ -57,6 +60,8 @@ impl ServerConfig {
             payload_bytes: options.load.block_bytes,
             cold_bytes: options.cold.then_some(options.size),
             order: options.load.pattern.order(),
+            // The clients start later and may use all of theirs.
+            lifetime: options.load.window().lifetime() + GRACE,
         }
     }
 }
@@ -69,7 +74,8 @@ pub struct Server {
     connections: Vec<Option<Connection>>,
     payloads: Payloads,
     payload_bytes_max: u32,
-    stopping: bool,
+    ends_at: Nanos,
+    ended: bool,
 }
 
 /// A request whose payload is still arriving.
@@ -115,7 +121,7 @@ impl Server {
     ///
     /// When there is no memory, or the socket cannot be watched.
     pub fn new(cx: &mut Cx, config: ServerConfig, socket: OwnedFd) -> Result<Server, RunError> {
-        let ServerConfig { payload_bytes, cold_bytes, order } = config;
+        let ServerConfig { payload_bytes, cold_bytes, order, lifetime } = config;
         let payloads = match cold_bytes {
             Some(len_bytes) => Payloads::cold(len_bytes, payload_bytes, order),
             None => Payloads::hot(payload_bytes),
@@ -126,8 +132,14 @@ impl Server {
             connections: Vec::with_capacity(CONNECTIONS_MAX as usize),
             payloads: payloads.map_err(reactor::reactor::StartError::from)?,
             payload_bytes_max: payload_bytes,
-            stopping: false,
+            ends_at: cx.now() + lifetime,
+            ended: false,
         })
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.connections.clear();
     }
 
     /// Takes a stream that waits, if any.
@@ -326,6 +338,9 @@ impl Service for Server {
     }
 
     fn receive(&mut self, cx: &mut Cx) -> usize {
+        if cx.now() >= self.ends_at {
+            self.end();
+        }
         let mut work = self.accept(cx);
         let maximum = self.payload_bytes_max;
         for slot in &mut self.connections {
@@ -375,7 +390,7 @@ impl Service for Server {
     fn timer(&mut self, _: &mut Cx, _: u64) {}
 
     fn wake(&self, _: &Cx) -> Wake {
-        Wake::Descriptor
+        Wake::At(self.ends_at)
     }
 
     fn arm(&mut self, _: &mut Cx) -> bool {
@@ -386,11 +401,10 @@ impl Service for Server {
     }
 
     fn stop(&mut self, _: &mut Cx, _: Nanos) {
-        self.stopping = true;
-        self.connections.clear();
+        self.end();
     }
 
     fn stopped(&self) -> bool {
-        self.stopping
+        self.ended
     }
 }
