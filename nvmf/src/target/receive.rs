@@ -25,8 +25,10 @@ use crate::pdu::{
     verify_header_digest,
 };
 
-/// Receives of one connection in one pass; more waits for the next pass, after the others.
-const RECEIVES_PER_PASS: usize = 4;
+/// A connection receives no more in one pass once it has received this much: what is left waits for
+/// the next pass, after the other connections, and after the answers of this one. A large write
+/// needs an R2T, and the longer its pass the later that leaves.
+const RECEIVE_BYTES_PER_PASS: usize = 128 << 10;
 
 /// Bytes of staging while H2CData is due: room for some headers, and little of the data to copy.
 const STAGING_BYTES_OF_A_TRANSFER: usize = 2048;
@@ -55,7 +57,9 @@ impl Connection {
         if !self.stash.is_empty() && !self.retry_stash(step) {
             return 0;
         }
-        for done in 0..RECEIVES_PER_PASS {
+        let mut done = 0;
+        let mut received_bytes = 0;
+        while received_bytes < RECEIVE_BYTES_PER_PASS {
             if !self.readable || !self.is_open() || !self.stash.is_empty() {
                 return done;
             }
@@ -67,6 +71,8 @@ impl Connection {
             };
             match self.receive_once(&mut staging[..staging_bytes]) {
                 Ok((direct_bytes, staged_bytes)) => {
+                    done += 1;
+                    received_bytes += direct_bytes as usize + staged_bytes;
                     if self.granted_bytes == 0 {
                         self.receive_progress = step.cx.now();
                     }
@@ -88,7 +94,7 @@ impl Connection {
                 }
             }
         }
-        RECEIVES_PER_PASS
+        done
     }
 
     /// Parses again what there was no buffer for; true when all of it was taken.

@@ -10,7 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::sockopt::{ReuseAddr, SocketError as PendingError, TcpNoDelay};
+use nix::sys::socket::sockopt::{
+    KeepAlive, ReuseAddr, SocketError as PendingError, TcpKeepCount, TcpKeepIdle, TcpKeepInterval,
+    TcpNoDelay, TcpUserTimeout,
+};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, accept4, bind, connect,
     getsockopt, listen, sendmsg, setsockopt, socket,
@@ -24,6 +27,15 @@ const EVENTS_PER_POLL: usize = 64;
 
 /// Streams that may wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
+
+/// A peer that has vanished without a word is asked after this long without traffic, in seconds.
+const KEEP_ALIVE_IDLE_S: u32 = 5;
+/// And asked again this often, in seconds,
+const KEEP_ALIVE_INTERVAL_S: u32 = 2;
+/// so many times, before the stream is reported broken.
+const KEEP_ALIVE_PROBES: u32 = 3;
+/// Data that a peer has not acknowledged for this long breaks the stream, in milliseconds.
+const USER_TIMEOUT_MS: u32 = 10_000;
 
 /// The epoll set of one core.
 #[derive(Debug)]
@@ -50,6 +62,11 @@ impl EpollNetwork {
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLET;
         setsockopt(descriptor, TcpNoDelay, &true)?;
+        setsockopt(descriptor, KeepAlive, &true)?;
+        setsockopt(descriptor, TcpKeepIdle, &KEEP_ALIVE_IDLE_S)?;
+        setsockopt(descriptor, TcpKeepInterval, &KEEP_ALIVE_INTERVAL_S)?;
+        setsockopt(descriptor, TcpKeepCount, &KEEP_ALIVE_PROBES)?;
+        setsockopt(descriptor, TcpUserTimeout, &USER_TIMEOUT_MS)?;
         Ok(self.epoll.add(descriptor.as_fd(), EpollEvent::new(flags, key.0))?)
     }
 }
