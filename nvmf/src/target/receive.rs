@@ -26,9 +26,11 @@ use crate::pdu::{
 };
 
 /// A connection receives no more in one pass once it has received this much: what is left waits for
-/// the next pass, after the other connections, and after the answers of this one. A large write
-/// needs an R2T, and the longer its pass the later that leaves.
-const RECEIVE_BYTES_PER_PASS: usize = 128 << 10;
+/// the next pass, after the other connections.
+const RECEIVE_BYTES_PER_PASS: usize = 256 << 10;
+
+/// The same while H2CData is due: the longer the pass, the later leaves the next R2T.
+const RECEIVE_BYTES_OF_A_TRANSFER: usize = 128 << 10;
 
 /// Bytes of staging while H2CData is due: room for some headers, and little of the data to copy.
 const STAGING_BYTES_OF_A_TRANSFER: usize = 2048;
@@ -59,8 +61,13 @@ impl Connection {
         }
         let mut done = 0;
         let mut received_bytes = 0;
-        while received_bytes < RECEIVE_BYTES_PER_PASS {
-            if !self.readable || !self.is_open() || !self.stash.is_empty() {
+        loop {
+            let limit = match self.transfers_due {
+                0 => RECEIVE_BYTES_PER_PASS,
+                _ => RECEIVE_BYTES_OF_A_TRANSFER,
+            };
+            let exhausted = received_bytes >= limit || !self.stash.is_empty();
+            if exhausted || !self.readable || !self.is_open() {
                 return done;
             }
             // What lands in staging is copied once more. Where a whole transfer is due, only the
@@ -94,7 +101,6 @@ impl Connection {
                 }
             }
         }
-        done
     }
 
     /// Parses again what there was no buffer for; true when all of it was taken.
