@@ -20,6 +20,7 @@ pub mod nvme;
 pub mod parts;
 pub mod queue_pair;
 mod range_lock;
+pub mod reservation;
 pub mod rules;
 mod segment_list;
 pub mod split;

@@ -18,5 +18,6 @@ pub mod log_page;
 pub mod nvm_command;
 pub mod opcode;
 pub mod register;
+pub mod reservation;
 pub mod sgl;
 pub mod status;
