@@ -2,8 +2,9 @@
 //!
 //! A [`Service`] of its core's reactor. It owns queue pairs, each with `iodepth` slots; a pass
 //! polls what has completed, times it, fills the free slots again and flushes. Nothing is allocated
-//! once the connections are open. It ends by itself, when it is done or at its deadline. With a [`Verifier`] every write carries a pattern, every read is
-//! checked, and at the end all that was written is read back.
+//! once the connections are open. It ends by itself, when it is done or at its deadline. With a
+//! [`Verifier`] every write carries a pattern, every read is checked, and at the end all that was
+//! written is read back.
 
 use bdev::{Completions, Geometry, Io, IoFlags, Lba, Operation, QueuePair, Status, Token};
 use reactor::clock::Nanos;
