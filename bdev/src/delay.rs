@@ -53,6 +53,10 @@ impl BlockDevice for Delay {
         self.inner.name()
     }
 
+    fn about(&self) -> Option<String> {
+        self.inner.about()
+    }
+
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
     }

@@ -118,6 +118,12 @@ pub trait BlockDevice: Debug + Send + Sync {
     /// Its name: the path part of its URI.
     fn name(&self) -> &str;
 
+    /// What an operator should know of how it is reached, in a few words; nothing where there is
+    /// nothing to know. Wrappers say what the device below them says.
+    fn about(&self) -> Option<String> {
+        None
+    }
+
     /// Its size now.
     fn geometry(&self) -> Geometry;
 

@@ -49,6 +49,10 @@ impl BlockDevice for Fault {
         self.inner.name()
     }
 
+    fn about(&self) -> Option<String> {
+        self.inner.about()
+    }
+
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
     }

@@ -3,11 +3,13 @@
 //! [`queue_pair`] is the trait that every layer implements, [`io`] the value that it carries,
 //! [`device`] what hands out a queue pair a core. See ARCHITECTURE section 3.
 
+pub mod aio;
 mod below;
 pub mod delay;
 pub mod device;
 pub mod emulate;
 pub mod fault;
+pub mod file;
 pub mod io;
 #[cfg(any(test, feature = "laws"))]
 pub mod laws;
@@ -26,7 +28,9 @@ mod segment_list;
 pub mod split;
 pub mod stack;
 pub mod uri;
+pub mod uring;
 
+pub use aio::Aio;
 pub use delay::Delay;
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
 pub use emulate::Emulate;
@@ -38,3 +42,4 @@ pub use nvme::status::Status;
 pub use queue_pair::{Busy, QueuePair};
 pub use split::Split;
 pub use uri::DeviceUri;
+pub use uring::Uring;

@@ -50,6 +50,9 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
     if let Some(note) = page_note(&config, &engine.pages().collect::<Vec<_>>()) {
         eprintln!("mayastor: {note}");
     }
+    for note in engine.device_notes() {
+        eprintln!("mayastor: {note}");
+    }
     let mut output = Output::new();
     output.write(&format!("{}\n", engine.connect_line()));
     let waited = wait(&engine, &mut signals, &mut output, options);

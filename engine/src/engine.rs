@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bdev::BlockDevice;
 use bdev::emulate::Sharing;
 use nvmf::fabrics::Nqn;
 use nvmf::target::{Message, TargetCore, TargetDescription};
@@ -131,6 +132,7 @@ pub struct Engine {
     local: SocketAddr,
     nqn: Nqn,
     connect_line: String,
+    device_notes: Vec<String>,
 }
 
 impl Engine {
@@ -149,12 +151,17 @@ impl Engine {
             _ => Sharing::ManyCores,
         };
         let devices = Registry::standard().open_all(&config.devices, sharing)?;
+        let about = |device: &Arc<dyn BlockDevice>| {
+            device.about().map(|about| format!("{}: {about}", device.name()))
+        };
+        let device_notes = devices.iter().filter_map(about).collect();
         let description = assembly::describe(config, devices, local.port(), draw_instance())?;
         let mut engine = Engine {
             cores: Vec::with_capacity(cores.as_slice().len()),
             local,
             nqn: config.nqn,
             connect_line: assembly::connect_line(local, config.advertise, &config.nqn),
+            device_notes,
         };
         engine.start_cores(config, &cores, Arc::new(description))?;
         engine.listen_on_first_core(socket)?;
@@ -169,6 +176,11 @@ impl Engine {
     /// Name of the subsystem.
     pub fn nqn(&self) -> &Nqn {
         &self.nqn
+    }
+
+    /// What an operator should know of the devices: a line for each that has something to say.
+    pub fn device_notes(&self) -> &[String] {
+        &self.device_notes
     }
 
     /// The command with which a Linux host connects, ready to paste.

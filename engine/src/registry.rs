@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bdev::emulate::Sharing;
+use bdev::file::{Backing, FileError};
 use bdev::legality::GeometryError;
 use bdev::malloc::MallocError;
 use bdev::uri::{DeviceUri, NotBuilt, Scheme, UriError};
-use bdev::{BlockDevice, Malloc, Null, stack};
+use bdev::{Aio, BlockDevice, Malloc, Null, Uring, stack};
 
 /// Why a device could not be opened. Each names the URI.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum DeviceError {
     /// A RAM disk.
     #[error(transparent)]
     Malloc(#[from] MallocError),
+    /// A file or block device.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// Makes the device that a URI of its scheme describes.
@@ -75,7 +79,15 @@ pub struct Registry {
 impl Registry {
     /// Every device that is built.
     pub fn standard() -> Registry {
-        Registry { openers: vec![(Scheme::Malloc, open_malloc), (Scheme::Null, open_null)] }
+        Registry {
+            openers: vec![
+                (Scheme::Malloc, open_malloc),
+                (Scheme::Null, open_null),
+                (Scheme::Path, open_path),
+                (Scheme::Uring, open_uring),
+                (Scheme::Aio, open_aio),
+            ],
+        }
     }
 
     /// Opens the devices of a target, in the order given, each to be used as `sharing` says.
@@ -135,6 +147,28 @@ fn open_null(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
     let DeviceUri::Null(memory) = uri else { unreachable!("registered for null only") };
     let device = Null::new(memory.name.clone(), memory.geometry(), memory.uuid)?;
     Ok(Arc::new(device))
+}
+
+fn open_uring(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Uring(file) = uri else { unreachable!("registered for uring only") };
+    let backing = Arc::new(Backing::open(&file.path, Some(file.block_bytes))?);
+    Ok(Arc::new(Uring::new(backing, file.uuid)?))
+}
+
+fn open_aio(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Aio(file) = uri else { unreachable!("registered for aio only") };
+    let backing = Arc::new(Backing::open(&file.path, Some(file.block_bytes))?);
+    Ok(Arc::new(Aio::new(backing, file.uuid)?))
+}
+
+/// A bare path: with blocks that suit it, by io_uring where the kernel has it, else by AIO.
+fn open_path(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Path(path) = uri else { unreachable!("registered for paths only") };
+    let backing = Arc::new(Backing::open(path, None)?);
+    match Uring::probe() {
+        Ok(()) => Ok(Arc::new(Uring::new(backing, None)?)),
+        Err(_) => Ok(Arc::new(Aio::new(backing, None)?)),
+    }
 }
 
 #[cfg(test)]
@@ -209,10 +243,31 @@ mod tests {
 
     #[test]
     fn a_known_scheme_that_is_not_built_says_so() {
-        for uri in ["aio:///dev/sdz", "/dev/sdz", "pcie:///0000:01:00.0", "nexus:///n"] {
+        for uri in ["pcie:///0000:01:00.0", "nexus:///n"] {
             let error = open(&[uri]).unwrap_err();
             assert!(matches!(error, RegistryError::NotBuilt { .. }), "{uri}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_is_opened_by_either_interface_or_the_better_one_and_says_which() {
+        let name = format!("registry-{}.disk", std::process::id());
+        let path = std::env::current_exe().unwrap().with_file_name(name);
+        std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        let path = path.to_str().unwrap();
+        let about = |uri: String| {
+            let devices = open(&[&uri]).unwrap();
+            assert_eq!((devices[0].name(), devices[0].geometry().len_bytes()), (path, 1 << 20));
+            devices[0].about().unwrap()
+        };
+        assert!(about(format!("aio://{path}")).starts_with("Linux AIO, "));
+        assert!(about(format!("uring://{path}?blk_size=4096")).starts_with("io_uring, "));
+        assert!(about(path.to_owned()).starts_with("io_uring, "));
+        let twice = open(&[path, &format!("aio://{path}")]).unwrap_err();
+        assert!(matches!(twice, RegistryError::Open { .. }), "one file has one owner: {twice}");
+        std::fs::remove_file(path).unwrap();
+        let gone = open(&[path]).unwrap_err();
+        assert!(matches!(gone, RegistryError::Open { .. }), "{gone}");
     }
 
     #[test]

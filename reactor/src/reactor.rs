@@ -241,7 +241,7 @@ fn context(reactor: &Reactor) -> Result<Cx, StartError> {
     let dma = DmaPool::new(pool)?;
     let system = |source| StartError::System { core, source };
     let network = EpollNetwork::new().map_err(system)?;
-    network.watch(reactor.sleeper.as_fd(), WAKE_KEY).map_err(system)?;
+    network.watch_level(reactor.sleeper.as_fd(), WAKE_KEY).map_err(system)?;
     Ok(Cx::new(core, Clock::real(), dma, Box::new(network), seed))
 }
 

@@ -95,6 +95,10 @@ impl BlockDevice for Emulate {
         self.inner.name()
     }
 
+    fn about(&self) -> Option<String> {
+        self.inner.about()
+    }
+
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
     }

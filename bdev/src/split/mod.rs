@@ -79,6 +79,10 @@ impl BlockDevice for Split {
         self.inner.name()
     }
 
+    fn about(&self) -> Option<String> {
+        self.inner.about()
+    }
+
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
     }

@@ -51,8 +51,8 @@ impl EpollNetwork {
         Ok(EpollNetwork { epoll, events: vec![EpollEvent::empty(); EVENTS_PER_POLL] })
     }
 
-    /// Adds a descriptor that is no socket (an eventfd, an io_uring): reported readable.
-    pub fn watch(&self, descriptor: BorrowedFd<'_>, key: SocketKey) -> io::Result<()> {
+    /// Adds the bell of the core: reported readable as long as it is.
+    pub fn watch_level(&self, descriptor: BorrowedFd<'_>, key: SocketKey) -> io::Result<()> {
         Ok(self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, key.0))?)
     }
 
@@ -96,6 +96,12 @@ impl Network for EpollNetwork {
         // Level-triggered: a stream that there was no room for is reported again.
         self.epoll.add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, key.0))?;
         Ok(Box::new(EpollListener { listener, address }))
+    }
+
+    /// Edge-triggered: the owner need not read an eventfd to be told of the next event.
+    fn watch(&mut self, descriptor: BorrowedFd<'_>, key: SocketKey) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        Ok(self.epoll.add(descriptor, EpollEvent::new(flags, key.0))?)
     }
 
     fn poll(&mut self, wait: Wait, ready: &mut Vec<Ready>) {

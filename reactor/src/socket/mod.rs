@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 pub mod epoll;
@@ -103,6 +103,12 @@ pub trait Network: Debug {
 
     /// Takes over a listener; reported readable while streams wait.
     fn listen(&mut self, socket: OwnedFd, key: SocketKey) -> std::io::Result<Box<dyn Listener>>;
+
+    /// Reports a descriptor that is no socket (a device's eventfd) each time that it becomes
+    /// readable again, until it is closed. Refused by networks that have no descriptors.
+    fn watch(&mut self, _descriptor: BorrowedFd<'_>, _key: SocketKey) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
 
     /// Appends what became ready to `ready`, waiting as told.
     fn poll(&mut self, wait: Wait, ready: &mut Vec<Ready>);

@@ -9,6 +9,10 @@ use super::{Ready, SocketKey};
 /// Set in every key that [`DeviceReadiness::allocate`] hands out; services keep it clear.
 pub const DEVICE_KEY_BIT: u64 = 1 << 62;
 
+/// Key of descriptors that end a core's sleep and mean nothing more: who owns one is polled in any
+/// case. All of them share it; it names no slot of the table.
+pub const DESCRIPTOR_KEY: SocketKey = SocketKey(DEVICE_KEY_BIT | (DEVICE_KEY_BIT - 1));
+
 /// Sockets that the devices of one core can have open.
 pub const DEVICE_SOCKETS_MAX: usize = 4096;
 
