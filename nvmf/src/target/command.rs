@@ -214,6 +214,9 @@ impl Connection {
             Action::Admin => self.execute_admin(step, slot),
             Action::Connect => self.execute_connect(step, slot),
             Action::Disconnect => {
+                if let Some(Queue { controller, id: queue_id, .. }) = self.queue {
+                    step.core.tell_home_first(Message::QueueClosing { controller, queue_id });
+                }
                 self.complete(step, slot, Status::SUCCESS, 0);
                 self.finish(step.cx.now());
             }
@@ -297,6 +300,7 @@ impl Connection {
                 _ => (&[], &mut nothing),
             };
         let (outcome, effect) = controller.command(&input, &request.command, data_in, data_out);
+        let round = controller.round();
         match outcome {
             AdminOutcome::Complete { status, result } => self.complete(step, slot, status, result),
             AdminOutcome::Data { len_bytes, result } => {
@@ -308,10 +312,11 @@ impl Connection {
         let change = match effect {
             Effect::None => None,
             Effect::Enabled => Some(ControllerChange::Enabled),
-            Effect::Reset | Effect::Shutdown => Some(ControllerChange::Disabled),
+            Effect::Reset | Effect::Shutdown => Some(ControllerChange::Disabled { round }),
         };
         if let (Some(change), Some(queue)) = (change, &self.queue) {
-            step.core.tell_home(Message::Controller { controller: queue.controller, change });
+            let controller = queue.controller;
+            step.core.tell_home_first(Message::Controller { controller, change });
         }
         self.answer_events(step);
     }

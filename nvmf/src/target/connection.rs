@@ -286,6 +286,11 @@ impl Connection {
         self.state == ConnectionState::Draining && self.at_device == 0
     }
 
+    /// True for an I/O queue of this controller, however little is left of it.
+    pub fn is_io_queue_of(&self, controller: ControllerKey) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.id != 0 && queue.controller == controller)
+    }
+
     /// True while it takes new input.
     pub fn is_open(&self) -> bool {
         !matches!(self.state, ConnectionState::Terminating(_) | ConnectionState::Draining)

@@ -18,9 +18,10 @@ use reactor::{Cx, Nanos, Service, Wake};
 use super::admin::{
     AdminController, ConnectRequest, ControllerOptions, FlowControl, RequestedController,
 };
+use super::closing::Closing;
 use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState, Queue, parts};
 use super::description::TargetDescription;
-use super::home::Home;
+use super::home::{Decided, Follows, Home};
 use super::limits::ADMIN_IN_CAPSULE_BYTES;
 use super::message::{ControllerChange, ControllerKey, Message, QueueKind};
 use super::receive::Step;
@@ -88,6 +89,8 @@ pub(super) struct CoreState {
     pub granted_bytes: usize,
     /// Connections to look at once more: they may be over.
     ending: Vec<SlotId>,
+    /// Controllers whose I/O queues are being closed here.
+    closing: Closing,
 }
 
 impl CoreState {
@@ -109,6 +112,14 @@ impl CoreState {
     /// Sends to the home core.
     pub fn tell_home(&mut self, message: Message) {
         self.send_message(HOME, message);
+    }
+
+    /// Sends to every core, this one included.
+    fn broadcast(&mut self, message: impl Fn() -> Message) {
+        for core in 0..self.peers.count() {
+            let core = CoreIndex(u16::try_from(core).expect("fewer than 65536 cores"));
+            self.send_message(core, message());
+        }
     }
 
     fn retry_outbox(&mut self) {
@@ -171,10 +182,17 @@ impl CoreState {
             let controller = queue.controller;
             self.tell_home(match queue.id {
                 0 => Message::Controller { controller, change: ControllerChange::Gone },
-                queue_id => Message::QueueClosed { controller, queue_id },
+                queue_id => Message::QueueClosing { controller, queue_id },
             });
         }
         self.ending.push(id);
+    }
+
+    /// Tells the home core something that must be known there before the host is answered, so
+    /// that the host's next Connect, which may come to any core, is judged by it.
+    pub fn tell_home_first(&mut self, message: Message) {
+        self.tell_home(message);
+        self.peers.publish();
     }
 
     /// Takes back what the home core made for a Connect that came to nothing.
@@ -253,6 +271,7 @@ impl TargetCore {
                 starved_list: WorkList::with_capacity(capacity),
                 granted_bytes: 0,
                 ending: Vec::with_capacity(capacity),
+                closing: Closing::default(),
             },
             home: is_home.then(Home::default),
             listeners: Vec::new(),
@@ -353,31 +372,64 @@ impl TargetCore {
     fn take_message(&mut self, cx: &mut Cx, message: Message) {
         match message {
             Message::Adopt(stream) => self.adopt(cx, stream),
-            Message::Connect { connection, request } => {
-                let home = self.home.as_mut().expect("the home core is asked");
-                let outcome = home.connect(&request);
-                let queue = request.queue;
-                let answer = Message::Connected { connection: connection.slot, queue, outcome };
-                self.state.send_message(connection.core, answer);
-            }
             Message::Connected { connection, queue, outcome } => {
                 self.connected(cx, connection, queue, outcome);
             }
+            Message::CloseQueues { controller, round } => self.close_queues(cx, controller, round),
+            Message::Quiesced { connection, controller, round } => {
+                let found = self.connections.get_mut(connection).filter(|found| {
+                    found.queue.as_ref().is_some_and(|queue| queue.controller == controller)
+                });
+                if let Some(admin) = found.and_then(|found| found.admin.as_mut()) {
+                    admin.quiesced(round, cx.now());
+                }
+            }
+            of_home => self.take_message_of_home(cx, of_home),
+        }
+    }
+
+    /// A message to the home core.
+    fn take_message_of_home(&mut self, cx: &mut Cx, message: Message) {
+        let home = self.home.as_mut().expect("the home core is told");
+        match message {
+            Message::Connect { connection, request } => home.ask(connection, request),
+            Message::QueueClosing { controller, queue_id } => {
+                home.queue_closing(controller, queue_id);
+            }
             Message::QueueClosed { controller, queue_id } => {
-                let home = self.home.as_mut().expect("the home core is told");
                 home.queue_closed(controller, queue_id);
             }
             Message::Controller { controller, change } => {
-                let home = self.home.as_mut().expect("the home core is told");
-                if home.change(controller, change) {
-                    for core in 0..self.state.peers.count() {
-                        let core = CoreIndex(u16::try_from(core).expect("fewer than 65536 cores"));
-                        self.state.send_message(core, Message::CloseQueues(controller));
+                let cores = self.state.peers.count();
+                match home.change(controller, change, cores, cx.now()) {
+                    Follows::Nothing => {}
+                    Follows::CloseQueues(round) => {
+                        self.state.broadcast(|| Message::CloseQueues { controller, round });
+                        self.arm_sweep(cx);
                     }
                 }
             }
-            Message::CloseQueues(controller) => self.close_queues(cx, controller),
+            Message::QueuesClosed { controller, round } => {
+                if let Some(admin) = home.core_finished(controller, round) {
+                    let connection = admin.slot;
+                    let told = Message::Quiesced { connection, controller, round };
+                    self.state.send_message(admin.core, told);
+                }
+            }
+            _ => unreachable!("taken by the caller"),
         }
+    }
+
+    /// On the home core: answers the Connects that can be decided; returns how many.
+    fn decide_connects(&mut self) -> usize {
+        let mut count = 0;
+        let Some(home) = self.home.as_mut() else { return 0 };
+        while let Some(Decided { connection, queue, outcome }) = home.decide() {
+            let answer = Message::Connected { connection: connection.slot, queue, outcome };
+            self.state.send_message(connection.core, answer);
+            count += 1;
+        }
+        count
     }
 
     /// The home core's answer to a Connect.
@@ -465,27 +517,40 @@ impl TargetCore {
         Ok(())
     }
 
-    fn close_queues(&mut self, cx: &mut Cx, controller: ControllerKey) {
-        let of_it = |connection: &Connection| {
-            connection
-                .queue
-                .as_ref()
-                .is_some_and(|queue| queue.id != 0 && queue.controller == controller)
-        };
+    fn close_queues(&mut self, cx: &mut Cx, controller: ControllerKey, round: u32) {
         let ids: Vec<SlotId> = self
             .connections
             .iter()
-            .filter(|(_, connection)| of_it(connection))
+            .filter(|(_, connection)| connection.is_io_queue_of(controller))
             .map(|(id, _)| id)
             .collect();
         for id in ids {
             self.with(cx, id, |connection, step, _| step.core.lost(connection, id, step.cx));
+        }
+        self.state.closing.begin(controller, round);
+    }
+
+    /// Tells the home core of controllers whose I/O queues are gone from this core.
+    fn report_closed(&mut self) {
+        let connections = &self.connections;
+        let is_gone = |controller| {
+            !connections.iter().any(|(_, connection)| connection.is_io_queue_of(controller))
+        };
+        for (controller, round) in self.state.closing.take_closed(is_gone) {
+            self.state.tell_home(Message::QueuesClosed { controller, round });
         }
     }
 
     /// Looks at every connection's deadline: half-open, dead, or without keep alive.
     fn sweep(&mut self, cx: &mut Cx) {
         let now = cx.now();
+        if let Some(home) = &mut self.home {
+            home.expire(now);
+        }
+        self.decide_connects();
+        for admin in self.connections.iter_mut().filter_map(|(_, one)| one.admin.as_mut()) {
+            admin.fail_if_overdue(now);
+        }
         let late = |connection: &Connection| {
             let keep_alive = connection.admin.as_ref().and_then(|admin| admin.deadline());
             [connection.deadline(), keep_alive].into_iter().flatten().any(|by| by <= now)
@@ -511,8 +576,12 @@ impl TargetCore {
                 Some(connection) if !connection.is_over() => index += 1,
                 found => {
                     if found.is_some() {
-                        self.connections.remove(id);
+                        let over = self.connections.remove(id).expect("it was just found");
                         cx.counters.connections -= 1;
+                        self.state.closing.look_again();
+                        if let Some(Queue { controller, id: queue_id @ 1.., .. }) = over.queue {
+                            self.state.tell_home(Message::QueueClosed { controller, queue_id });
+                        }
                     }
                     self.state.ending.swap_remove(index);
                 }
@@ -600,7 +669,9 @@ impl TargetCore {
 impl Service for TargetCore {
     fn take_messages(&mut self, cx: &mut Cx) -> usize {
         for taken in 0..MESSAGES_PER_PASS {
-            let Some((_, message)) = self.state.peers.receive() else { return taken };
+            let Some((_, message)) = self.state.peers.receive() else {
+                return taken + self.decide_connects();
+            };
             self.take_message(cx, message);
         }
         MESSAGES_PER_PASS
@@ -667,6 +738,9 @@ impl Service for TargetCore {
         if !self.state.ending.is_empty() {
             self.reap(cx);
         }
+        if self.state.closing.is_to_be_looked_at() {
+            self.report_closed();
+        }
         self.state.retry_outbox();
         self.state.peers.publish();
         work
@@ -676,7 +750,8 @@ impl Service for TargetCore {
         if key == SWEEP_KEY {
             self.sweep_armed = false;
             self.sweep(cx);
-            if !self.connections.is_empty() {
+            let is_timed = self.home.as_ref().is_some_and(Home::is_timed);
+            if is_timed || !self.connections.is_empty() {
                 self.arm_sweep(cx);
             }
         }
@@ -686,7 +761,8 @@ impl Service for TargetCore {
         let state = &self.state;
         let is_over = |id: &SlotId| self.connections.get(*id).is_none_or(|one| one.is_over());
         let listed = !state.receive_list.is_empty() || !state.send_list.is_empty();
-        if listed || !state.outbox.is_empty() || state.ending.iter().any(is_over) {
+        let unreported = state.closing.is_to_be_looked_at();
+        if listed || unreported || !state.outbox.is_empty() || state.ending.iter().any(is_over) {
             return Wake::Now;
         }
         let stopping = self.stopping.map_or(Wake::Never, |by| Wake::At(by.max(cx.now())));

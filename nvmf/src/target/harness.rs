@@ -8,18 +8,20 @@ use std::io::{IoSlice, IoSliceMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use reactor::cores::CoreId;
 use reactor::counters::CoreCounters;
 use reactor::cx::TIMERS_MAX;
 use reactor::dma::{DmaPool, PagePreference, PoolConfig};
-use reactor::mesh;
+use reactor::mesh::{self, Peers};
 use reactor::random::Random;
 use reactor::slab::SlotId;
+use reactor::socket::epoll::EpollNetwork;
 use reactor::socket::memory::{MemoryLimits, MemorySocket};
 use reactor::socket::{Ready, Socket, SocketError, SocketKey};
 use reactor::timer::Timers;
-use reactor::{Cx, Nanos, Service, VirtualClock, sleep};
+use reactor::{Clock, Cx, Nanos, Service, VirtualClock, sleep};
 
-use super::{TargetCore, TargetDescription};
+use super::{Message, TargetCore, TargetDescription};
 
 /// Passes of one pump: far more than any exchange needs.
 const PASSES_MAX: usize = 1_000_000;
@@ -27,16 +29,36 @@ const PASSES_MAX: usize = 1_000_000;
 /// Passes in which a core may read nothing though the host takes all that it is sent.
 const STALLED_PASSES_MAX: usize = 10_000;
 
-/// One core of a target and its surroundings.
+/// The cores of a target and their surroundings. Mostly there is one.
 #[derive(Debug)]
 pub struct Harness {
-    /// The core's context.
+    /// The first core's context.
+    pub cx: Cx,
+    /// The first core.
+    pub core: TargetCore,
+    /// The clock of all.
+    pub clock: VirtualClock,
+    /// The other cores, each pumped in its turn.
+    pub others: Vec<OtherCore>,
+    connections: Vec<Served>,
+}
+
+/// A core beside the first.
+#[derive(Debug)]
+pub struct OtherCore {
+    /// Its context.
     pub cx: Cx,
     /// The core.
     pub core: TargetCore,
-    /// Its clock.
-    pub clock: VirtualClock,
-    connections: Vec<(SlotId, Rc<Cell<Edges>>, Reporting)>,
+}
+
+/// A connection, and which core has it.
+#[derive(Debug)]
+struct Served {
+    core: usize,
+    id: SlotId,
+    edges: Rc<Cell<Edges>>,
+    reporting: Reporting,
 }
 
 /// What happened at the host's end since the core was last told.
@@ -92,36 +114,62 @@ impl Harness {
     }
 
     fn with(description: TargetDescription, (cx, clock): (Cx, VirtualClock)) -> Harness {
-        let (_, waker) = sleep::pair().expect("a test needs an eventfd");
-        let peers = mesh::connect(&[waker]).pop().expect("one core has one set of peers");
-        let core = TargetCore::new(Arc::new(description), peers);
-        Harness { cx, core, clock, connections: Vec::new() }
+        let description = Arc::new(description);
+        let peers = peers(1).pop().expect("one core has one set of peers");
+        let core = TargetCore::new(description, peers);
+        Harness { cx, core, clock, others: Vec::new(), connections: Vec::new() }
+    }
+
+    /// A target of so many cores.
+    pub fn with_cores(description: TargetDescription, count: usize) -> Harness {
+        let (cx, clock) = reactor::cx::test_context();
+        let description = Arc::new(description);
+        let mut peers = peers(count).into_iter();
+        let mut core =
+            || TargetCore::new(Arc::clone(&description), peers.next().expect("one for each"));
+        let first = core();
+        let other = |index| OtherCore { cx: other_context(index, &clock), core: core() };
+        let others = (1..count).map(other).collect();
+        Harness { cx, core: first, clock, others, connections: Vec::new() }
     }
 
     /// A new connection whose stream has the given limits.
     pub fn connect(&mut self, limits: MemoryLimits) -> HostEnd {
+        self.connect_to(0, limits)
+    }
+
+    /// A new connection that a certain core serves, the first being 0.
+    pub fn connect_to(&mut self, core: usize, limits: MemoryLimits) -> HostEnd {
         let (socket, far) = MemorySocket::pair(limits);
         let edges = Rc::<Cell<Edges>>::default();
         let reporting =
             if limits.call_bytes == usize::MAX { Reporting::Edges } else { Reporting::Always };
-        let closed = !self.serve_with(far, Rc::clone(&edges), reporting);
+        let closed = !self.serve_with(core, far, Rc::clone(&edges), reporting);
         HostEnd { socket, received: Vec::new(), closed, edges }
     }
 
     /// Serves the target's end of a connection that somebody else has the host's end of. False
     /// when the core has no slot for it.
     pub fn serve(&mut self, far: MemorySocket) -> bool {
-        self.serve_with(far, Rc::default(), Reporting::Always)
+        self.serve_with(0, far, Rc::default(), Reporting::Always)
     }
 
     fn serve_with(
         &mut self,
+        core: usize,
         far: MemorySocket,
         edges: Rc<Cell<Edges>>,
         reporting: Reporting,
     ) -> bool {
-        let id = self.core.serve(&mut self.cx, |_, _| Some(Box::new(far)));
-        self.connections.extend(id.map(|id| (id, edges, reporting)));
+        let (serving, cx) = match core.checked_sub(1) {
+            None => (&mut self.core, &mut self.cx),
+            Some(other) => {
+                let OtherCore { cx, core } = &mut self.others[other];
+                (core, cx)
+            }
+        };
+        let id = serving.serve(cx, |_, _| Some(Box::new(far)));
+        self.connections.extend(id.map(|id| Served { core, id, edges, reporting }));
         id.is_some()
     }
 
@@ -135,29 +183,26 @@ impl Harness {
         panic!("the core never comes to rest");
     }
 
-    /// One pass.
+    /// One pass of each core.
     pub fn pass(&mut self) -> usize {
-        self.cx.advance_clock();
-        let mut work = self.core.take_messages(&mut self.cx);
-        for (id, edges, reporting) in &self.connections {
-            let now = edges.take();
-            let always = *reporting == Reporting::Always;
-            let readable = now.readable || always;
-            let writable = now.writable || always;
-            if readable || writable {
-                let key = SocketKey(id.to_token());
-                let ready = Ready { key, readable, writable, closed: now.closed };
-                self.core.socket_ready(&mut self.cx, ready);
-            }
-        }
-        work += self.core.receive(&mut self.cx);
-        work += self.core.poll_devices(&mut self.cx);
-        work += self.core.send(&mut self.cx);
-        while let Some(key) = self.cx.timers.expire_one(self.cx.now()) {
-            self.core.timer(&mut self.cx, key);
-            work += 1;
+        let Harness { cx, core, others, connections, .. } = self;
+        let mut work = pass(0, cx, core, connections);
+        for (index, other) in others.iter_mut().enumerate() {
+            work += pass(index + 1, &mut other.cx, &mut other.core, connections);
         }
         work
+    }
+
+    /// Buffers that are taken from the pools of all cores.
+    pub fn buffers_taken(&self) -> u32 {
+        let others = self.others.iter().map(|other| other.cx.dma.taken());
+        self.cx.dma.taken() + others.sum::<u32>()
+    }
+
+    /// Connections of all cores.
+    pub fn connections(&self) -> u64 {
+        let others = self.others.iter().map(|other| other.cx.counters.connections);
+        self.cx.counters.connections + others.sum::<u64>()
     }
 
     /// Lets time pass, in steps that no deadline is missed by, and pumps.
@@ -170,6 +215,48 @@ impl Harness {
             self.pump();
         }
     }
+}
+
+/// The ends of so many cores' messages.
+fn peers(count: usize) -> Vec<Peers<Message>> {
+    let wakers: Vec<_> =
+        (0..count).map(|_| sleep::pair().expect("a test needs an eventfd").1).collect();
+    mesh::connect(&wakers)
+}
+
+/// Chunks of 2 MiB in the pool of a core beside the first.
+const OTHER_CORE_CHUNKS: usize = 2;
+
+fn other_context(index: usize, clock: &VirtualClock) -> Cx {
+    let config = PoolConfig { chunks: OTHER_CORE_CHUNKS, pages: PagePreference::Ordinary };
+    let dma = DmaPool::new(config).expect("a test needs a few MiB");
+    let network = EpollNetwork::new().expect("a test needs an epoll set");
+    let id = CoreId(u32::try_from(index).expect("a test has few cores"));
+    Cx::new(id, Clock::Virtual(clock.clone()), dma, Box::new(network), 1 + index as u64)
+}
+
+/// One pass of one core.
+fn pass(index: usize, cx: &mut Cx, core: &mut TargetCore, connections: &[Served]) -> usize {
+    cx.advance_clock();
+    let mut work = core.take_messages(cx);
+    for Served { id, edges, reporting, .. } in connections.iter().filter(|one| one.core == index) {
+        let now = edges.take();
+        let always = *reporting == Reporting::Always;
+        let readable = now.readable || always;
+        let writable = now.writable || always;
+        if readable || writable {
+            let key = SocketKey(id.to_token());
+            core.socket_ready(cx, Ready { key, readable, writable, closed: now.closed });
+        }
+    }
+    work += core.receive(cx);
+    work += core.poll_devices(cx);
+    work += core.send(cx);
+    while let Some(key) = cx.timers.expire_one(cx.now()) {
+        core.timer(cx, key);
+        work += 1;
+    }
+    work
 }
 
 impl HostEnd {

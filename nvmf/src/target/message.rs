@@ -64,7 +64,10 @@ pub enum ControllerChange {
     /// CC.EN was set: I/O queues may connect.
     Enabled,
     /// CC.EN was cleared, or it was shut down: its I/O queues go.
-    Disabled,
+    Disabled {
+        /// Which time, so that the answer to an earlier one is not taken for this one's.
+        round: u32,
+    },
     /// Its admin queue is gone, and the controller with it.
     Gone,
 }
@@ -90,7 +93,14 @@ pub enum Message {
         /// The controller that the queue belongs to, or the status and result of the refusal.
         outcome: Result<ControllerKey, (Status, u32)>,
     },
-    /// To the home core: an I/O queue is gone.
+    /// To the home core: an I/O queue closes; its I/O may still be at a device.
+    QueueClosing {
+        /// Its controller.
+        controller: ControllerKey,
+        /// Its queue id.
+        queue_id: u16,
+    },
+    /// To the home core: nothing is left of an I/O queue.
     QueueClosed {
         /// Its controller.
         controller: ControllerKey,
@@ -104,6 +114,28 @@ pub enum Message {
         /// How.
         change: ControllerChange,
     },
-    /// From the home core: close the I/O queues of this controller.
-    CloseQueues(ControllerKey),
+    /// From the home core, to every core: close the I/O queues of this controller.
+    CloseQueues {
+        /// The controller.
+        controller: ControllerKey,
+        /// Which time; to be named in the answer.
+        round: u32,
+    },
+    /// To the home core, from every core: of the I/O queues of this controller nothing is left
+    /// here, nor of their I/O at any device.
+    QueuesClosed {
+        /// The controller.
+        controller: ControllerKey,
+        /// Which time.
+        round: u32,
+    },
+    /// From the home core, to the core of the admin queue: nothing is left on any core.
+    Quiesced {
+        /// The connection of the admin queue.
+        connection: SlotId,
+        /// The controller.
+        controller: ControllerKey,
+        /// Which time.
+        round: u32,
+    },
 }

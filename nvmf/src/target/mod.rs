@@ -12,6 +12,7 @@
 //! Governed by NVMe Base 2.0, NVMe over Fabrics and the NVMe/TCP Transport 1.0 specification.
 
 pub mod admin;
+mod closing;
 mod command;
 mod connection;
 pub mod core;
@@ -27,6 +28,8 @@ mod message;
 pub mod namespace;
 mod receive;
 mod request;
+#[cfg(test)]
+mod reset_tests;
 mod respond;
 mod root;
 mod send;

@@ -73,7 +73,17 @@ impl Received {
 
 impl Host {
     pub fn initialize(harness: &mut Harness, limits: MemoryLimits, digests: Digests) -> Host {
-        let mut end = harness.connect(limits);
+        Host::initialize_on(harness, 0, limits, digests)
+    }
+
+    /// A connection whose ICReq was answered, to a certain core.
+    pub fn initialize_on(
+        harness: &mut Harness,
+        core: usize,
+        limits: MemoryLimits,
+        digests: Digests,
+    ) -> Host {
+        let mut end = harness.connect_to(core, limits);
         let parameters = HostParameters {
             data_alignment: DataAlignment::DWORD,
             digests,
@@ -139,9 +149,14 @@ impl Host {
         queue_id: u16,
         controller_id: u16,
     ) -> CompletionEntry {
+        self.send_connect(harness, queue_id, controller_id);
+        self.completion(harness)
+    }
+
+    /// Connects, and does not wait for the answer.
+    pub fn send_connect(&mut self, harness: &mut Harness, queue_id: u16, controller_id: u16) {
         let (command, data) = Host::connect_parts(queue_id, controller_id);
         self.command(harness, command, data.as_bytes());
-        self.completion(harness)
     }
 
     /// A good Connect.

@@ -16,7 +16,7 @@ use super::features::{FeatureContext, Features};
 use super::identify::{IdentifyContext, identify};
 use super::keep_alive::KeepAlive;
 use super::log_page::{self, LogContext};
-use super::properties::{ControllerState, Properties};
+use super::properties::{ControllerState, Properties, QUIESCE_TIMEOUT};
 use super::transfer::{Direction, Transfer, transfer_of};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::ADMIN_QUEUE_ID;
@@ -81,10 +81,11 @@ pub enum Effect {
     None,
     /// I/O queues may be connected from now on.
     Enabled,
-    /// The host has reset the controller: every I/O queue must be closed.
+    /// The host has reset the controller: every I/O queue must be closed, and then
+    /// [`AdminController::quiesced`] called.
     Reset,
-    /// The host has shut the controller down: every I/O queue must be closed. Its admin queue
-    /// lives on, to read the status and perhaps to reset the controller.
+    /// The host has shut the controller down: as for a reset. Its admin queue lives on, to read
+    /// the status and perhaps to reset the controller.
     Shutdown,
 }
 
@@ -123,6 +124,9 @@ pub struct AdminController {
     changed_namespaces: ChangedNamespaces,
     /// Grows with every change of the ANA log.
     ana_change_count: u64,
+    /// How often it was reset or shut down, and by when the last of it must be complete.
+    round: u32,
+    quiesce_by: Option<Nanos>,
 }
 
 impl AdminController {
@@ -136,6 +140,8 @@ impl AdminController {
             events: Events::default(),
             changed_namespaces: ChangedNamespaces::default(),
             ana_change_count: 0,
+            round: 0,
+            quiesce_by: None,
             options,
         }
     }
@@ -246,12 +252,38 @@ impl AdminController {
                 if matches!(effect, Effect::Enabled | Effect::Reset | Effect::Shutdown) {
                     self.keep_alive.restart(cx.now);
                 }
+                if matches!(effect, Effect::Reset | Effect::Shutdown) {
+                    self.round = self.round.wrapping_add(1);
+                    self.quiesce_by = Some(cx.now + QUIESCE_TIMEOUT);
+                }
                 if effect == Effect::Reset {
                     self.reset(cx);
                 }
                 Ok((complete(0), effect))
             }
             _ => Err(Status::INVALID_OPCODE),
+        }
+    }
+
+    /// How often it was reset or shut down: names the last time.
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Nothing is left of the I/O queues: the reset or shutdown of this round is complete.
+    pub fn quiesced(&mut self, round: u32, now: Nanos) {
+        if round == self.round && self.quiesce_by.take().is_some() {
+            self.properties.quiesced();
+            self.keep_alive.restart(now);
+        }
+    }
+
+    /// Fails the controller if a reset or shutdown has taken too long.
+    pub fn fail_if_overdue(&mut self, now: Nanos) {
+        if self.quiesce_by.is_some_and(|by| by <= now) {
+            self.quiesce_by = None;
+            self.properties.expire();
+            self.keep_alive.restart(now);
         }
     }
 

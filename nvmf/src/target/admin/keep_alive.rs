@@ -50,10 +50,10 @@ impl KeepAlive {
                 let units = u64::from(self.timeout_ms.div_ceil(GRANULARITY_MS));
                 Some(self.since + Nanos::from_millis(units * u64::from(GRANULARITY_MS)))
             }
-            ControllerState::Disabled | ControllerState::ShutDown => {
+            // A host has as long to read that the controller failed.
+            ControllerState::Disabled | ControllerState::ShutDown | ControllerState::Failed => {
                 Some(self.since + ENABLE_TIMEOUT)
             }
-            ControllerState::Failed => Some(self.since),
         }
     }
 }

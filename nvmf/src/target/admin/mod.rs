@@ -32,6 +32,6 @@ pub use controller::{
 };
 pub use discovery::{Directory, DirectoryEntry};
 
-pub use properties::ControllerState;
+pub use properties::{ControllerState, QUIESCE_TIMEOUT};
 pub(super) use transfer::check_flags;
 pub use transfer::{Direction, Placement, Transfer, transfer_of};

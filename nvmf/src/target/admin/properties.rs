@@ -9,6 +9,7 @@ use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::register::{
     self, Capabilities, Configuration, ControllerStatus, ShutdownRequest, ShutdownStatus, Version,
 };
+use reactor::Nanos;
 use zerocopy::little_endian::U32;
 
 use super::controller::Effect;
@@ -18,6 +19,11 @@ use crate::target::subsystem::SubsystemKind;
 
 /// Time within which a controller says that it gets ready; far above the truth.
 const READY_TIMEOUT_MS: u32 = 10_000;
+/// A reset or shutdown has this long to close the I/O queues and to get their I/O back; then the
+/// controller fails. Below CAP.TO by some looks at the clock, so that a host reads CSTS.CFS before
+/// it runs out of patience.
+pub const QUIESCE_TIMEOUT: Nanos = Nanos::from_secs(9);
+const _: () = assert!(QUIESCE_TIMEOUT.0 / 1_000_000 < READY_TIMEOUT_MS as u64);
 /// CRTO counts in 500 ms; CRWMT is its low half, and CRIMT is of a mode that is not offered.
 const READY_TIMEOUTS: u32 = READY_TIMEOUT_MS / 500;
 /// CAP.CRMS.CRWMS: ready means that the medium is too; section 3.1.3.1 demands it of 2.0.
@@ -39,8 +45,20 @@ pub enum ControllerState {
     Ready,
     /// The host has shut the controller down; it must reset it before it goes on.
     ShutDown,
-    /// CSTS.CFS is 1: the keep alive timer ran out. Only the end of its connections follows.
+    /// CSTS.CFS is 1: the keep alive timer ran out, or a device did not give I/O back in time.
+    /// Only the end of its connections follows.
     Failed,
+}
+
+/// Why CSTS does not say yet what CC asks for: I/O queues are there, or their I/O at a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quiescing {
+    /// Nothing is left.
+    Done,
+    /// CSTS.SHST says that the shutdown occurs.
+    Shutdown,
+    /// CSTS.RDY stays 1.
+    Reset,
 }
 
 /// What drives the state machine.
@@ -78,6 +96,7 @@ pub(super) struct Properties {
     capabilities: Capabilities,
     configuration: Configuration,
     state: ControllerState,
+    quiescing: Quiescing,
 }
 
 impl Properties {
@@ -88,6 +107,7 @@ impl Properties {
             capabilities: Capabilities(common.0 | READY_WITH_MEDIA),
             configuration: Configuration::default(),
             state: ControllerState::Disabled,
+            quiescing: Quiescing::Done,
         }
     }
 
@@ -95,7 +115,13 @@ impl Properties {
         self.state
     }
 
-    /// The keep alive timer ran out: a fatal error of the controller (section 3.9.5).
+    /// Nothing is left of the I/O queues: a reset or shutdown is complete.
+    pub fn quiesced(&mut self) {
+        self.quiescing = Quiescing::Done;
+    }
+
+    /// The keep alive timer ran out, or the time to quiesce did: a fatal error of the controller
+    /// (section 3.9.5).
     pub fn expire(&mut self) {
         (self.state, _) = self.state.after(Event::Expire);
     }
@@ -131,11 +157,16 @@ impl Properties {
         if new.is_enabled() {
             self.check_settings(new)?;
         }
+        // Undefined by section 3.1.3.5 while CSTS.RDY is not 0 yet; refused.
+        let is_enabling = !old.is_enabled() && new.is_enabled();
+        if is_enabling && self.quiescing != Quiescing::Done {
+            return Err(Status::COMMAND_SEQUENCE_ERROR);
+        }
         let asks_shutdown = |of: Configuration| of.shutdown() != ShutdownRequest::None;
         self.configuration = new;
         let mut effect = Effect::None;
         let events = [
-            (!old.is_enabled() && new.is_enabled()).then_some(Event::Enable),
+            is_enabling.then_some(Event::Enable),
             (old.is_enabled() && !new.is_enabled()).then_some(Event::Disable),
             (!asks_shutdown(old) && asks_shutdown(new)).then_some(Event::Shutdown),
         ];
@@ -147,6 +178,11 @@ impl Properties {
                 effect = next;
             }
         }
+        self.quiescing = match (effect, self.quiescing) {
+            (Effect::Reset, _) => Quiescing::Reset,
+            (Effect::Shutdown, Quiescing::Done) => Quiescing::Shutdown,
+            (_, unchanged) => unchanged,
+        };
         Ok(effect)
     }
 
@@ -162,10 +198,15 @@ impl Properties {
 
     fn status(&self) -> ControllerStatus {
         let status = ControllerStatus::default();
-        let status = if self.configuration.is_enabled() { status.with_ready() } else { status };
+        let is_ready = self.configuration.is_enabled() || self.quiescing == Quiescing::Reset;
+        let status = if is_ready { status.with_ready() } else { status };
+        let shutdown = match self.quiescing {
+            Quiescing::Done => ShutdownStatus::Complete,
+            Quiescing::Shutdown | Quiescing::Reset => ShutdownStatus::Occurring,
+        };
         match self.state {
             ControllerState::Disabled | ControllerState::Ready => status,
-            ControllerState::ShutDown => status.with_shutdown(ShutdownStatus::Complete),
+            ControllerState::ShutDown => status.with_shutdown(shutdown),
             ControllerState::Failed => status.with_fatal(),
         }
     }
@@ -245,6 +286,9 @@ mod tests {
         assert_eq!((properties.state(), csts(&properties)), (ControllerState::Ready, 1));
         assert_eq!(set(&mut properties, ENABLE), Ok(Effect::None));
         assert_eq!(set(&mut properties, ENABLE & !1), Ok(Effect::Reset));
+        assert_eq!((properties.state(), csts(&properties)), (ControllerState::Disabled, 1));
+        assert_eq!(set(&mut properties, ENABLE), Err(Status::COMMAND_SEQUENCE_ERROR), "too soon");
+        properties.quiesced();
         assert_eq!((properties.state(), csts(&properties)), (ControllerState::Disabled, 0));
         assert_eq!(set(&mut properties, ENABLE), Ok(Effect::Enabled));
         assert_eq!(properties.get(&entry(0, 0x14, 0)), Ok(u64::from(ENABLE)));
@@ -256,9 +300,13 @@ mod tests {
             let mut properties = properties();
             set(&mut properties, ENABLE).unwrap();
             assert_eq!(set(&mut properties, ENABLE | request), Ok(Effect::Shutdown));
+            assert_eq!((properties.state(), csts(&properties)), (ControllerState::ShutDown, 5));
+            properties.quiesced();
             assert_eq!((properties.state(), csts(&properties)), (ControllerState::ShutDown, 9));
             assert_eq!(set(&mut properties, ENABLE | request), Ok(Effect::None));
             assert_eq!(set(&mut properties, 0), Ok(Effect::Reset));
+            assert_eq!(csts(&properties), 1);
+            properties.quiesced();
             assert_eq!(csts(&properties), 0);
         }
     }
@@ -267,6 +315,8 @@ mod tests {
     fn a_disabled_controller_can_be_shut_down_and_enabled_later() {
         let mut properties = properties();
         assert_eq!(set(&mut properties, SHUTDOWN_NORMAL), Ok(Effect::Shutdown));
+        assert_eq!(csts(&properties), 4);
+        properties.quiesced();
         assert_eq!(csts(&properties), 8);
         assert_eq!(set(&mut properties, ENABLE), Ok(Effect::Enabled));
         assert_eq!(csts(&properties), 1);
@@ -277,6 +327,8 @@ mod tests {
         let mut properties = properties();
         set(&mut properties, ENABLE).unwrap();
         assert_eq!(set(&mut properties, SHUTDOWN_NORMAL), Ok(Effect::Reset));
+        assert_eq!(csts(&properties), 5);
+        properties.quiesced();
         assert_eq!(csts(&properties), 8);
     }
 

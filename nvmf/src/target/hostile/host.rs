@@ -215,6 +215,14 @@ impl Session {
 
     /// Does something: a command, data that was asked for, or what no host should do.
     pub fn act(&mut self, harness: &mut Harness, random: &mut Random) {
+        if random.chance(0.01)
+            && let Some(admin) = &mut self.admin
+        {
+            // The controller is reset or shut down amid its I/O, and its queues with it.
+            self.is_clean = false;
+            let command = mutate::configuration(4, random);
+            return admin.command(harness, command, &[]);
+        }
         let mut bytes = self.choose(random);
         if random.chance(self.mutation) {
             self.is_clean = false;

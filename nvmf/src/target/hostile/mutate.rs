@@ -53,7 +53,8 @@ pub(super) fn admin_command(command_id: u16, random: &mut Random) -> (Submission
     let new = |opcode, namespace_id, bytes| {
         SubmissionEntry::new(opcode, command_id, namespace_id).with_sgl(block(bytes))
     };
-    let mut command = match random.below(8) {
+    let mut command = match random.below(9) {
+        8 => return (configuration(command_id, random), 0),
         0 => new(0x06, 1, 4096),
         1 => new(0x02, 0xffff_ffff, 512),
         2 => new(0x0a, 0, 0),
@@ -84,6 +85,16 @@ pub(super) fn admin_command(command_id: u16, random: &mut Random) -> (Submission
         }
     }
     (command, 0)
+}
+
+/// A Property Set of CC: enable, reset, shutdown, or both of these.
+pub(super) fn configuration(command_id: u16, random: &mut Random) -> SubmissionEntry {
+    const VALUES: [u32; 5] = [0x0046_0001, 0x0046_0000, 0x0046_4001, 0x4000, 0];
+    let sgl = SglDescriptor::transport_data_block(0);
+    let mut command = SubmissionEntry::new(0x7f, command_id, 0).with_sgl(sgl);
+    command.cdw11.set(0x14);
+    command.cdw12.set(VALUES[random.below(VALUES.len() as u64) as usize]);
+    command
 }
 
 /// Does something to a PDU that no host should.

@@ -231,6 +231,8 @@ fn a_reset_ends_requests_and_returns_features_to_their_defaults() {
     host.configure(ENABLE & !1).unwrap();
     let ended = host.controller.next_event().unwrap();
     assert_eq!((ended.command_id, ended.status), (11, Status::ABORTED_SQ_DELETION));
+    assert_eq!(host.configure(ENABLE), Err(Status::COMMAND_SEQUENCE_ERROR));
+    host.controller.quiesced(host.controller.round(), host.now);
     host.configure(ENABLE).unwrap();
     assert_eq!(host.run(SubmissionEntry::get_feature(1, 0x0b)), Ok(0));
 }

@@ -153,6 +153,7 @@ proptest! {
                 Step::Later(millis) => {
                     host.now = host.now + Nanos::from_millis(millis);
                     host.controller.expire(host.now);
+                    host.controller.quiesced(host.controller.round(), host.now);
                 }
             }
             while host.controller.next_event().is_some() {
