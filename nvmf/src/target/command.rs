@@ -63,8 +63,12 @@ impl Connection {
         };
         self.free.pop();
         let now = step.cx.now();
+        let is_free = self.command_ids.take(command.command_id.get());
         let request = &mut self.requests[usize::from(slot)];
         request.begin(command, plan, now);
+        if !is_free {
+            return self.refuse_command_id(step, slot, in_capsule, parts);
+        }
         if let Some(buffer) = in_capsule {
             request.buffer = Some(buffer);
             request.state = RequestState::ReceivingCapsuleData;
@@ -76,6 +80,25 @@ impl Connection {
             Transfer::None => self.execute(step, slot),
             Transfer::ToHost(_) | Transfer::FromHost(_) => self.need_buffer(step, slot),
         }
+        Taken::Yes
+    }
+
+    /// Answers a command whose identifier belongs to another that is under way.
+    #[cold]
+    fn refuse_command_id(
+        &mut self,
+        step: &mut Step<'_>,
+        slot: u16,
+        buffer: Option<DmaBuffer>,
+        parts: &PduHeader,
+    ) -> Taken {
+        let request = &mut self.requests[usize::from(slot)];
+        request.owns_command_id = false;
+        request.plan = Plan::fail(Status::COMMAND_ID_CONFLICT.with_do_not_retry());
+        request.buffer = buffer;
+        step.cx.counters.protocol_errors += 1;
+        self.discard_data(parts);
+        self.execute(step, slot);
         Taken::Yes
     }
 

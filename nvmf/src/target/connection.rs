@@ -12,6 +12,7 @@ use reactor::slab::SlotId;
 use reactor::socket::Socket;
 
 use super::admin::{AdminController, ConnectRequest};
+use super::command_ids::CommandIds;
 use super::message::ControllerKey;
 use super::request::{Request, RequestState};
 use crate::pdu::header::COMMON_HEADER_BYTES;
@@ -127,6 +128,8 @@ pub(super) struct Connection {
     pub asked: Option<Box<ConnectRequest>>,
     pub requests: Vec<Request>,
     pub free: Vec<u16>,
+    /// Identifiers of the commands in the slots.
+    pub command_ids: CommandIds,
     /// Slots that wait for a buffer, in order.
     pub waiting: VecDeque<u16>,
     /// Bytes of buffers that its slots hold.
@@ -175,6 +178,7 @@ impl Connection {
             asked: None,
             requests: Vec::new(),
             free: Vec::new(),
+            command_ids: CommandIds::none(),
             waiting: VecDeque::new(),
             held_bytes: 0,
             granted_bytes: 0,
@@ -240,6 +244,9 @@ impl Connection {
             dma.give(buffer);
         }
         request.state = RequestState::Free;
+        if request.owns_command_id {
+            self.command_ids.give(request.command.command_id.get());
+        }
         self.free.push(slot);
     }
 
@@ -313,6 +320,7 @@ impl Connection {
     pub fn establish(&mut self, queue: Queue, admin: Option<Box<AdminController>>, rules: Rules) {
         let generation = self.requests[0].generation;
         self.grow(queue.entries, generation);
+        self.command_ids = CommandIds::of_queue();
         self.rules = rules;
         self.admin = admin;
         self.queue = Some(queue);

@@ -14,6 +14,7 @@
 pub mod admin;
 mod closing;
 mod command;
+mod command_ids;
 mod connection;
 pub mod core;
 pub mod description;

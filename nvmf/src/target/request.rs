@@ -131,6 +131,8 @@ pub(super) struct Request {
     /// Counts uses of the slot, so that a late or double completion is caught.
     pub generation: u32,
     pub command: SubmissionEntry,
+    /// Its identifier was free when it came; of a command in conflict it is another's.
+    pub owns_command_id: bool,
     pub plan: Plan,
     pub buffer: Option<DmaBuffer>,
     /// Bytes of its data received so far.
@@ -159,6 +161,7 @@ impl Request {
             state: RequestState::Free,
             generation,
             command: SubmissionEntry::default(),
+            owns_command_id: false,
             plan: Plan::fail(Status::INTERNAL_ERROR),
             buffer: None,
             received_bytes: 0,
@@ -179,6 +182,7 @@ impl Request {
         assert_eq!(self.state, RequestState::Free, "only a free slot is taken");
         self.generation = self.generation.wrapping_add(1);
         self.command = command;
+        self.owns_command_id = true;
         self.plan = plan;
         self.received_bytes = 0;
         self.digest_failed = false;

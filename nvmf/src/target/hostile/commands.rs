@@ -4,8 +4,9 @@ use bdev::Status;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::sgl::SglDescriptor;
 use reactor::socket::memory::MemoryLimits;
+use zerocopy::FromBytes;
 
-use crate::pdu::{Digests, PduKind};
+use crate::pdu::{DataRange, Digests, Flags, H2cData, PduKind, ReadyToTransfer};
 use crate::target::harness::Harness;
 use crate::target::tests::{connected, connected_in, description, io};
 
@@ -103,4 +104,39 @@ fn a_completion_counts_what_was_answered_and_not_what_was_taken() {
         // Connect was the first; the queue has 32 entries.
         assert_eq!(done.queue_head.get(), answered % 32);
     }
+}
+
+#[test]
+fn a_command_with_an_identifier_in_use_is_refused_and_the_other_goes_on() {
+    let (mut harness, mut admin, mut queue) =
+        connected(MemoryLimits::default(), Digests::default());
+    queue.command(&mut harness, io(1, 5, 0, 8, block(4096)), &[]);
+    let ask = queue.receive(&mut harness);
+    assert_eq!(ask.parts.kind, PduKind::ReadyToTransfer);
+    let in_capsule = SglDescriptor::in_capsule(0, 4096);
+    for (command, data) in [
+        (io(2, 5, 0, 8, block(4096)), &[][..]),
+        (io(1, 5, 0, 8, in_capsule), &[9; 4096]),
+        (SubmissionEntry::new(0, 5, 1).with_sgl(block(0)), &[]),
+    ] {
+        queue.command(&mut harness, command, data);
+        let status = queue.completion(&mut harness).status();
+        assert!(status.has_code(Status::COMMAND_ID_CONFLICT), "{status}");
+    }
+    let tag = ReadyToTransfer::read_from_prefix(&ask.bytes).unwrap().0.transfer_tag.get();
+    let range = DataRange { offset: 0, length: 4096 };
+    let header = H2cData::new(5, tag, range, Flags::LAST, queue.framing);
+    queue.pdu(&mut harness, &header, &[8; 4096]);
+    assert_eq!(queue.completion(&mut harness).status(), Status::SUCCESS);
+    queue.command(&mut harness, io(2, 5, 0, 8, block(4096)), &[]);
+    assert!(queue.receive(&mut harness).data().iter().all(|byte| *byte == 8));
+    assert_eq!(queue.completion(&mut harness).status(), Status::SUCCESS);
+
+    // A request for events is under way until there is one.
+    let events = SubmissionEntry::new(0x0c, 6, 0).with_sgl(block(0));
+    admin.command(&mut harness, events, &[]);
+    admin.command(&mut harness, SubmissionEntry { opcode: 0x18, ..events }, &[]);
+    let status = admin.completion(&mut harness).status();
+    assert!(status.has_code(Status::COMMAND_ID_CONFLICT), "{status}");
+    assert_eq!(harness.cx.dma.taken(), 0);
 }

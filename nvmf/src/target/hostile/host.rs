@@ -264,7 +264,10 @@ impl Session {
         if self.sent.saturating_sub(self.seen.completions) >= 31 && self.mutation < 0.1 {
             return Vec::new();
         }
-        self.next_id = self.next_id.wrapping_add(1);
+        // Sometimes an identifier again, whether or not its last command is answered.
+        let is_again = random.chance(self.mutation * 0.2);
+        self.is_clean &= !is_again;
+        self.next_id = self.next_id.wrapping_add(u16::from(!is_again));
         self.sent += 1;
         let (command, data_bytes) = match self.options.role {
             Role::Admin => mutate::admin_command(self.next_id, random),
