@@ -23,6 +23,13 @@ const BANNED_CODE: &[&str] = &["dbg!", "todo!", "unimplemented!", "#[ignore"];
 const DATA_PLANE: &[&str] = &["reactor", "bdev", "nvmf", "iscsi", "vhost", "nexus", "engine"];
 const PRINTING: &[&str] = &["println!", "eprintln!", "print!", "eprint!"];
 
+/// Crates whose code runs for every I/O: it takes no lock.
+const LOCK_FREE: &[&str] = &["reactor", "bdev", "nvmf"];
+const LOCKS: &[&str] = &["Mutex", "RwLock", "Condvar"];
+/// Where a lock is allowed all the same: taken by control threads, and by a core only when it sees
+/// that there is something new.
+const LOCKS_ALLOWED: &[&str] = &["bdev/src/rules.rs"];
+
 /// Beginnings of paths that mean one machine and no other; cut in two for the same reason.
 const MACHINE_PATHS: &[&str] = &[
     concat!("/wo", "rk/"),
@@ -55,7 +62,7 @@ pub fn check_text(path: &str, text: &str) -> Vec<Finding> {
 
 /// Rules for Rust.
 pub fn check_source(source: &Source) -> Vec<Finding> {
-    let rules: [fn(&Source) -> Vec<Finding>; 7] = [
+    let rules: [fn(&Source) -> Vec<Finding>; 8] = [
         file_length,
         function_length,
         columns,
@@ -63,6 +70,7 @@ pub fn check_source(source: &Source) -> Vec<Finding> {
         safety_comments,
         banned_code,
         printing,
+        locks,
     ];
     rules.iter().flat_map(|rule| rule(source)).collect()
 }
@@ -197,6 +205,14 @@ fn printing(source: &Source) -> Vec<Finding> {
     contains_any(source, PRINTING, |line| !line.is_test, "a crate of the I/O path never prints")
 }
 
+fn locks(source: &Source) -> Vec<Finding> {
+    let path = source.path.as_str();
+    if !LOCK_FREE.contains(&source.crate_directory()) || LOCKS_ALLOWED.contains(&path) {
+        return Vec::new();
+    }
+    contains_any(source, LOCKS, |line| !line.is_test, "the path of an I/O takes no lock")
+}
+
 fn contains_any(
     source: &Source,
     needles: &[&str],
@@ -292,6 +308,15 @@ mod tests {
         assert_eq!(found_in("fn f() { println!(); }").len(), 1);
         assert!(found_in("#[cfg(test)]\nmod tests {\n    fn f() { println!(); }\n}").is_empty());
         assert!(messages("perf/src/x.rs", "//! A module.\nfn f() { println!(); }").is_empty());
+    }
+
+    #[test]
+    fn locks_are_found_on_the_path_of_an_io_outside_tests() {
+        let locked = "//! A module.\nuse std::sync::Mutex;";
+        assert_eq!(messages("nvmf/src/x.rs", locked).len(), 1);
+        assert!(messages("control/src/x.rs", locked).is_empty());
+        assert!(messages("bdev/src/rules.rs", locked).is_empty());
+        assert!(found_in("#[cfg(test)]\nmod tests {\n    use std::sync::Mutex;\n}").is_empty());
     }
 
     #[test]
