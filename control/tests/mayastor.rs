@@ -166,10 +166,11 @@ fn a_port_in_use_ends_in_one_line() {
 
 #[test]
 fn what_cannot_be_ends_in_one_line_that_names_it() {
-    let cases: [(&[&str], i32, &str); 9] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["malloc:///ram0"], 1, "device malloc:///ram0: no size is given"),
         (&["ceph:///a"], 1, "unknown scheme"),
-        (&["aio:///dev/sdz"], 1, "aio devices are not built yet"),
+        (&["pcie:///0000:01:00.0"], 1, "pcie devices are not built yet"),
+        (&["aio:///no/such/disk"], 1, "device aio:///no/such/disk: cannot open"),
         (&["malloc:///a?size_mb=1000000000"], 1, "device malloc:///a?size_mb=1000000000: "),
         (&["--cores", "1023"], 1, "core 1023 is not among the cores this process may use"),
         (&["--addr", "192.0.2.1"], 1, "this machine does not have the address 192.0.2.1"),
