@@ -34,6 +34,7 @@ mod real_kernel {
         let mut guest = GUEST.lock().unwrap();
         on(&mut guest, target.endpoint(), options, claim);
         assert!(target.is_alive(), "{}", target.log());
+        nothing_was_retried(&mut guest);
     }
 
     /// Runs a claim against the kernel's own target.
@@ -45,12 +46,17 @@ mod real_kernel {
     }
 
     fn on(guest: &mut Lease, endpoint: &Endpoint, options: &str, claim: fn(&mut Guest, &str)) {
+        guest.run_ok("dmesg -c", LIMIT).unwrap();
         let controller: Controller = nvme::connect(guest, endpoint, options).unwrap();
         let device = controller.namespace(guest, 1).unwrap();
         claim(guest, &device);
         controller.disconnect(guest).unwrap();
-        // What the kernel had to retry or give up is a failure even where no byte is wrong.
-        let log = guest.run_ok("dmesg -c", LIMIT).unwrap();
+    }
+
+    /// What the host had to retry or give up is a failure of ours even where no byte is wrong. The
+    /// kernel's own target, in one emulated machine with the host, is held to the bytes alone.
+    fn nothing_was_retried(guest: &mut Guest) {
+        let log = guest.run_ok("dmesg", LIMIT).unwrap();
         let bad = ["I/O error", "timeout", "reset controller", "failed", "corrupt"];
         let complaints = log.lines().filter(|line| line.contains("nvme"));
         let complaints: Vec<&str> =
