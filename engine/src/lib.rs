@@ -8,10 +8,13 @@
 #![forbid(unsafe_code)]
 
 pub mod assembly;
+pub mod command;
 pub mod config;
 pub mod engine;
 pub mod memory;
+pub mod portal;
 pub mod registry;
 
+pub use command::{Command, CommandError, ErrorKind, Reply};
 pub use config::{ConfigError, TargetConfig};
 pub use engine::{Engine, EngineError, StopError};
