@@ -13,6 +13,7 @@ use crate::below::Below;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::io::{Completion, Completions, Io, Token};
 use crate::queue_pair::{Busy, QueuePair};
+use crate::reservation::ReservationStore;
 use crate::rules::{Follower, RuleSet, Rules};
 
 /// How late an I/O is.
@@ -67,6 +68,10 @@ impl BlockDevice for Delay {
 
     fn uuid(&self) -> Option<Uuid> {
         self.inner.uuid()
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        self.inner.reservation_store()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

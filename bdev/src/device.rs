@@ -1,12 +1,14 @@
 //! A block device: what hands out one queue pair a core.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use reactor::Cx;
 use uuid::Uuid;
 
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
+use crate::reservation::ReservationStore;
 
 /// Size of the device and of its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +134,12 @@ pub trait BlockDevice: Debug + Send + Sync {
 
     /// Its identity, when it has one of its own (`uuid=` in the URI).
     fn uuid(&self) -> Option<Uuid>;
+
+    /// Where it keeps reservations through a loss of power; nothing where it has no place for
+    /// them. Wrappers hand out that of the device below them.
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        None
+    }
 
     /// Opens the calling core's queue pair with room for `depth` I/Os. Slow path: may allocate.
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError>;

@@ -14,6 +14,7 @@ use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::io::{Completion, Completions, Io, Token};
 use crate::nvme::status::Status;
 use crate::queue_pair::{Busy, QueuePair};
+use crate::reservation::ReservationStore;
 use crate::rules::{Follower, RuleSet, Rules};
 
 /// How an I/O fails.
@@ -63,6 +64,10 @@ impl BlockDevice for Fault {
 
     fn uuid(&self) -> Option<Uuid> {
         self.inner.uuid()
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        self.inner.reservation_store()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

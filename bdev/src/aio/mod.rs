@@ -21,6 +21,7 @@ use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::file::queue_pair::{FileQueuePair, kernel_depth};
 use crate::file::{self, Backing, FileError};
 use crate::queue_pair::QueuePair;
+use crate::reservation::ReservationStore;
 use context::Context;
 use worker::RangeWorker;
 
@@ -75,6 +76,10 @@ impl BlockDevice for Aio {
 
     fn uuid(&self) -> Option<Uuid> {
         self.uuid
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        file::reservation_store(&self.backing)
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

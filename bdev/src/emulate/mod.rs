@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
+use crate::reservation::ReservationStore;
 use queue_pair::EmulateQueuePair;
 
 /// On how many cores a device is to be open.
@@ -109,6 +110,10 @@ impl BlockDevice for Emulate {
 
     fn uuid(&self) -> Option<Uuid> {
         self.inner.uuid()
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        self.inner.reservation_store()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

@@ -137,6 +137,11 @@ impl Backing {
         self.access
     }
 
+    /// True for a file, false for a block device.
+    pub fn is_file(&self) -> bool {
+        self.kind == Kind::File
+    }
+
     /// True when I/O goes past the page cache.
     pub fn is_direct(&self) -> bool {
         self.buffered.is_none()

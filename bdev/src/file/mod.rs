@@ -13,6 +13,7 @@ mod error;
 mod ioctl;
 pub(crate) mod queue_pair;
 mod range;
+mod sidecar;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,8 +27,12 @@ pub use error::FileError;
 pub use range::RangeMode;
 pub(crate) use vectors::{Shape, Vectors};
 
+use std::sync::Arc;
+
 use crate::device::{Limits, OperationSet};
 use crate::io::Operation;
+use crate::reservation::ReservationStore;
+use sidecar::Sidecar;
 
 /// Most segments of an I/O. Longer lists are cut by [`crate::split`]; a front door's lists are
 /// shorter, so that none of its I/Os is.
@@ -58,6 +63,13 @@ pub(crate) fn limits(backing: &Backing) -> Limits {
         limits.range_blocks_max = u32::try_from(blocks).expect("a GiB has few blocks");
     }
     limits
+}
+
+/// Where reservations are kept: beside a file that can be written. A block device has nothing
+/// beside it that goes where it goes.
+pub(crate) fn reservation_store(backing: &Backing) -> Option<Arc<dyn ReservationStore>> {
+    let is_kept = backing.is_file() && backing.access() == Access::ReadWrite;
+    is_kept.then(|| Arc::new(Sidecar::beside(backing.path())) as Arc<dyn ReservationStore>)
 }
 
 /// One line for the operator: which interface, and whether past the page cache.

@@ -7,7 +7,9 @@
 //!
 //! [`Reservations`] is plain data with one transition function and lives on the home core of its
 //! namespace. It reads no clock, keeps no lock and knows no wire format. What the other cores need
-//! of it is an [`AccessTable`], which each of them keeps a copy of and asks before it submits.
+//! of it is an [`AccessTable`], which each of them keeps a copy of and asks before it submits;
+//! [`Fences`] tell when nothing is at a device any more that the table forbids. The [`Keeper`] takes
+//! each command through all of that and through a [`ReservationStore`].
 //! [`record`] turns what survives a loss of power into bytes and back, [`nvme`] is the glue to
 //! NVMe's commands, statuses and report.
 //!
@@ -29,6 +31,8 @@
 
 mod access;
 mod command;
+mod fence;
+pub mod keeper;
 mod kind;
 pub mod nvme;
 #[cfg(test)]
@@ -37,9 +41,12 @@ mod outcome;
 pub mod record;
 mod registrant;
 mod state;
+mod store;
 
 pub use access::{Access, AccessClass, AccessTable, Grant, Role};
 pub use command::{Command, KeyCheck, Persistence, PersistenceChange, PreemptMode};
+pub use fence::Fences;
+pub use keeper::Keeper;
 pub use kind::ReservationType;
 pub use outcome::{Event, Notification, Outcome, Refusal};
 pub use record::DecodeError;
@@ -47,3 +54,4 @@ pub use registrant::{
     Key, NAME_BYTES_MAX, NameTooLong, Protocol, Registrant, RegistrantId, RegistrantName,
 };
 pub use state::{Holder, REGISTRANTS_MAX, Registration, Reservation, Reservations};
+pub use store::{ReservationStore, StoreError, load};

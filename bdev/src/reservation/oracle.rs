@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::io::Operation;
 
-const HOSTS: usize = 5;
+pub(super) const HOSTS: usize = 5;
 
 /// What the oracle says of a command.
 #[derive(Debug, Default, PartialEq)]
@@ -23,7 +23,7 @@ fn no(refusal: Refusal) -> Said {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Oracle {
+pub(super) struct Oracle {
     keys: [u64; HOSTS],
     /// RTYPE, 0 for none.
     kind: u8,
@@ -214,7 +214,7 @@ impl Oracle {
     }
 }
 
-fn host(number: usize) -> Registrant {
+pub(super) fn host(number: usize) -> Registrant {
     let byte = u8::try_from(number + 1).unwrap();
     // Hosts and nexuses at one device are told apart and otherwise the same.
     let id = match number % 2 {
@@ -241,7 +241,7 @@ fn changes() -> impl Strategy<Value = PersistenceChange> {
     ]
 }
 
-fn commands() -> impl Strategy<Value = Command> {
+pub(super) fn commands() -> impl Strategy<Value = Command> {
     let kinds = || prop::sample::select(ReservationType::ALL.to_vec());
     let modes = prop_oneof![Just(PreemptMode::Finish), Just(PreemptMode::Abort)];
     prop_oneof![
@@ -264,7 +264,7 @@ fn commands() -> impl Strategy<Value = Command> {
 
 /// A command, of which most use the key that the host has and the type that is held: of keys and
 /// types at random too few would succeed.
-fn aimed(command: Command, oracle: &Oracle, from: usize) -> Command {
+pub(super) fn aimed(command: Command, oracle: &Oracle, from: usize) -> Command {
     let own = Key(oracle.keys[from]);
     let held = ReservationType::from_nvme_code(oracle.kind);
     match command {
@@ -279,7 +279,7 @@ fn aimed(command: Command, oracle: &Oracle, from: usize) -> Command {
     }
 }
 
-fn agree(state: &Reservations, oracle: &Oracle) -> Result<(), TestCaseError> {
+pub(super) fn agree(state: &Reservations, oracle: &Oracle) -> Result<(), TestCaseError> {
     let table = state.access_table();
     for number in 0..HOSTS {
         let id = host(number).id;
@@ -308,7 +308,7 @@ fn lose_power(state: &mut Reservations, oracle: &mut Oracle) {
     *oracle = if oracle.is_persistent { kept } else { lost };
 }
 
-fn step(
+pub(super) fn step(
     state: &mut Reservations,
     oracle: &mut Oracle,
     from: usize,

@@ -23,6 +23,7 @@ use crate::io::{Io, Operation};
 use crate::legality;
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
+use crate::reservation::ReservationStore;
 use queue_pair::SplitQueuePair;
 
 /// A device that takes I/Os of any size.
@@ -93,6 +94,10 @@ impl BlockDevice for Split {
 
     fn uuid(&self) -> Option<Uuid> {
         self.inner.uuid()
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        self.inner.reservation_store()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

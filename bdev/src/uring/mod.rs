@@ -19,6 +19,7 @@ use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::file::queue_pair::{FileQueuePair, kernel_depth};
 use crate::file::{self, Backing, FileError};
 use crate::queue_pair::QueuePair;
+use crate::reservation::ReservationStore;
 use ring::Ring;
 
 /// The device.
@@ -74,6 +75,10 @@ impl BlockDevice for Uring {
 
     fn uuid(&self) -> Option<Uuid> {
         self.uuid
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        file::reservation_store(&self.backing)
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
