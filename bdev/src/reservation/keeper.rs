@@ -207,7 +207,10 @@ impl<A> Keeper<A> {
     /// A record is on the medium, or could not be put there.
     pub fn stored(&mut self, ticket: u64, result: StoreResult) {
         self.leaving.retain(|leaving| *leaving != ticket);
-        let is_of = |entry: &Entry<A>| matches!(&entry.step, Step::Storing { ticket: own, .. } if *own == ticket);
+        let is_of = |entry: &Entry<A>| match &entry.step {
+            Step::Storing { ticket: own, .. } => *own == ticket,
+            _ => false,
+        };
         let found = self.namespaces.iter_mut().find(|(_, entry)| is_of(entry));
         let Some((namespace, entry)) = found else { return };
         let namespace = *namespace;

@@ -8,8 +8,8 @@
 //! [`Reservations`] is plain data with one transition function and lives on the home core of its
 //! namespace. It reads no clock, keeps no lock and knows no wire format. What the other cores need
 //! of it is an [`AccessTable`], which each of them keeps a copy of and asks before it submits;
-//! [`Fences`] tell when nothing is at a device any more that the table forbids. The [`Keeper`] takes
-//! each command through all of that and through a [`ReservationStore`].
+//! [`Fences`] tell when nothing is at a device any more that the table forbids. The [`Keeper`]
+//! takes each command through all of that and through a [`ReservationStore`].
 //! [`record`] turns what survives a loss of power into bytes and back, [`nvme`] is the glue to
 //! NVMe's commands, statuses and report.
 //!
