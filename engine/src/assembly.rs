@@ -11,15 +11,18 @@ use std::sync::Arc;
 use bdev::BlockDevice;
 use nvmf::fabrics::Nqn;
 use nvmf::fabrics::nqn::DISCOVERY_NQN;
-use nvmf::target::TargetDescription;
 use nvmf::target::limits::TargetLimits;
 use nvmf::target::namespace::{Namespace, NamespaceId};
 use nvmf::target::subsystem::{
     HostPolicy, Subsystem, SubsystemConfig, SubsystemError, SubsystemKind,
 };
+use nvmf::target::{Portal, PortalId, TargetDescription};
 use uuid::Uuid;
 
 use crate::config::TargetConfig;
+
+/// The one portal.
+pub const PORTAL: PortalId = PortalId(1);
 
 /// Why devices and configuration do not make a target.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +72,17 @@ pub fn describe(
     let discovery = SubsystemConfig::new(DISCOVERY_NQN, SubsystemKind::Discovery, instance);
     let mut subsystems = Vec::new();
     for one in [subsystem, discovery] {
-        subsystems.push(Arc::new(Subsystem::new(one).map_err(Box::new)?));
+        subsystems.push(Subsystem::new(one).map_err(Box::new)?);
     }
-    let advertised = config.advertise.map(|address| SocketAddr::new(address, port));
+    let portal = Portal {
+        id: PORTAL,
+        local: SocketAddr::new(config.address, port),
+        advertised: config.advertise.map(|address| SocketAddr::new(address, port)),
+    };
     Ok(TargetDescription {
-        subsystems,
+        portals: vec![portal],
         digests: config.digests,
-        advertised: advertised.into_iter().collect(),
+        ..TargetDescription::new(subsystems)
     })
 }
 
@@ -113,6 +120,7 @@ pub fn connect_line(local: SocketAddr, advertise: Option<IpAddr>, nqn: &Nqn) -> 
 mod tests {
     use super::*;
     use bdev::{Geometry, Null};
+    use nvmf::target::SubsystemId;
     use nvmf::target::namespace::Access;
 
     const GEOMETRY: Geometry = Geometry { block_bytes: 512, blocks: 2048 };
@@ -125,6 +133,10 @@ mod tests {
         Arc::new(Null::new(name, GEOMETRY, uuid.map(Uuid::from_u128)).unwrap())
     }
 
+    fn first(target: &TargetDescription) -> &Subsystem {
+        &target.subsystems[&SubsystemId(0)]
+    }
+
     fn described(config: &TargetConfig, devices: Vec<Arc<dyn BlockDevice>>) -> TargetDescription {
         describe(config, devices, 4420, [7; 16]).unwrap()
     }
@@ -132,13 +144,13 @@ mod tests {
     #[test]
     fn namespaces_are_numbered_from_one_in_the_order_given() {
         let target = described(&config(), vec![device("b", None), device("a", Some(5))]);
-        let found: Vec<_> = target.subsystems[0]
+        let found: Vec<_> = first(&target)
             .namespaces()
             .iter()
             .map(|namespace| (namespace.id.0, namespace.device.name().to_owned()))
             .collect();
         assert_eq!(found, [(1, String::from("b")), (2, String::from("a"))]);
-        assert_eq!(target.subsystems[0].namespaces()[1].uuid, Uuid::from_u128(5));
+        assert_eq!(first(&target).namespaces()[1].uuid, Uuid::from_u128(5));
     }
 
     #[test]
@@ -146,10 +158,10 @@ mod tests {
         let host: Nqn = "nqn.2014-08.org.nvmexpress:host".parse().unwrap();
         let config = TargetConfig { allow_hosts: vec![config().nqn], ..config() };
         let target = described(&config, vec![device("a", None)]);
-        let kinds: Vec<_> = target.subsystems.iter().map(|one| one.kind()).collect();
+        let kinds: Vec<_> = target.subsystems.values().map(|one| one.kind()).collect();
         assert_eq!(kinds, [SubsystemKind::Nvm, SubsystemKind::Discovery]);
-        assert!(!target.subsystems[0].hosts().allows(&host));
-        assert!(target.subsystems[1].hosts().allows(&host));
+        assert!(!first(&target).hosts().allows(&host));
+        assert!(target.subsystems[&SubsystemId(1)].hosts().allows(&host));
     }
 
     #[test]
@@ -161,10 +173,10 @@ mod tests {
             ..config()
         };
         let target = described(&config, vec![device("a", None)]);
-        let subsystem = &target.subsystems[0];
+        let subsystem = first(&target);
         assert_eq!(subsystem.limits().queue_entries_max, 1024);
         assert!(subsystem.namespaces()[0].is_read_only());
-        assert_eq!(target.advertised, ["10.1.2.3:4420".parse().unwrap()]);
+        assert_eq!(target.portals[0].advertised, Some("10.1.2.3:4420".parse().unwrap()));
     }
 
     #[test]

@@ -257,7 +257,9 @@ impl Engine {
     fn listen_on_first_core(&self, socket: OwnedFd) -> Result<(), EngineError> {
         let first = self.cores.first().expect("a list of cores is never empty");
         let listening = first
-            .call(LISTEN_WITHIN, move |core| core.service.listen(&mut core.cx, socket))
+            .call(LISTEN_WITHIN, move |core| {
+                core.service.listen(&mut core.cx, assembly::PORTAL, socket)
+            })
             .map_err(|source| EngineError::Unresponsive { core: first.core(), source })?;
         listening.map_err(|source| EngineError::Listen { address: self.local, source })
     }

@@ -45,9 +45,10 @@ impl Closing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::description::SubsystemId;
 
     fn key(id: u16) -> ControllerKey {
-        ControllerKey { subsystem: 0, id, usage: 1 }
+        ControllerKey { subsystem: SubsystemId(0), id, usage: 1 }
     }
 
     #[test]

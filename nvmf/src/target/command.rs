@@ -10,20 +10,19 @@ use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::sgl::Sgl;
 use bdev::{Io, Memory, Operation, Status};
 use reactor::dma::DmaBuffer;
+use reactor::slab::SlotId;
 use zerocopy::FromBytes;
 
 use super::admin::{
-    self, AdminOutcome, ConnectRequest, Effect, HeldCompletion, IoStatistics, Refusal,
-    RequestedController,
+    self, AdminOutcome, ConnectRequest, Effect, HeldCompletion, Refusal, RequestedController,
 };
 use super::connection::{self, BUFFER_SHARE, Connection, GRANT_SHARE, Queue, SendItem};
+use super::description::SubsystemId;
 use super::io_command::{self, NamespaceView, RANGE_BYTES};
-use super::limits::TargetLimits;
 use super::message::{ConnectQuestion, ConnectionId, ControllerChange, Message, QueueKind};
 use super::receive::{Step, Taken};
 use super::request::{Action, Payload, Plan, PlannedIo, RequestState, Transfer};
 use super::subsystem::SubsystemKind;
-use crate::fabrics::Nqn;
 use crate::fabrics::connect::{
     CONNECT_DATA_BYTES, CONNECT_RECORD_FORMAT, CONNECT_TYPE, FABRICS_OPCODE,
 };
@@ -118,8 +117,11 @@ impl Connection {
             return Plan::fail(Status::COMMAND_SEQUENCE_ERROR.with_do_not_retry());
         }
         if self.admin.is_some() {
-            let limits = controller_limits(step, queue);
-            return match admin::transfer_of(command, limits) {
+            let id = queue.controller.subsystem;
+            let Some(subsystem) = step.core.description.subsystems.get(&id) else {
+                return Plan::fail(Status::INTERNAL_ERROR);
+            };
+            return match admin::transfer_of(command, subsystem.limits()) {
                 Ok(transfer) => Plan { action: Action::Admin, transfer: transfer.into() },
                 Err(status) => Plan::fail(status.with_do_not_retry()),
             };
@@ -131,11 +133,16 @@ impl Connection {
             return plan_disconnect(command);
         }
         let namespace = command.namespace_id.get().wrapping_sub(1) as usize;
-        let Some(root) = queue.roots.get(namespace).copied().flatten() else {
-            return Plan::fail(Status::INVALID_NAMESPACE_OR_FORMAT.with_do_not_retry());
+        let gone = Status::INVALID_NAMESPACE_OR_FORMAT.with_do_not_retry();
+        let Some(path) = queue.namespaces.get(namespace).copied().flatten() else {
+            return Plan::fail(gone);
         };
-        let at = &step.core.roots[usize::from(root)];
-        let view = NamespaceView { root, geometry: at.geometry, read_only: at.read_only };
+        if let Some(refusal) = path.refusal {
+            return Plan::fail(refusal);
+        }
+        let Some(at) = step.core.roots.get(path.root) else { return Plan::fail(gone) };
+        let view =
+            NamespaceView { root: path.root, geometry: at.geometry, read_only: at.read_only };
         io_command::plan(command, &view, queue.transfer_bytes_max)
     }
 
@@ -257,14 +264,26 @@ impl Connection {
         };
         let token = connection::token(step.id, slot, request.generation);
         let PlannedIo { root, operation, flags, lba, blocks } = io;
-        self.at_device += 1;
-        let io = Io { operation, flags, blocks, lba, token, memory };
-        step.core.roots[usize::from(root)].submit(step.cx, io);
+        self.submit_to(step, slot, root, Io { operation, flags, blocks, lba, token, memory });
+    }
+
+    /// Gives an I/O of a slot to a namespace, which may be gone since it was planned.
+    fn submit_to(&mut self, step: &mut Step<'_>, slot: u16, root: SlotId, io: Io) {
+        match step.core.roots.submit(step.cx, root, io) {
+            Ok(()) => self.at_device += 1,
+            Err(_) => {
+                let gone = Status::INVALID_NAMESPACE_OR_FORMAT.with_do_not_retry();
+                self.fail(step, slot, gone);
+            }
+        }
     }
 
     /// Unmaps the next range of a dataset management command, or answers it after the last.
-    pub(super) fn deallocate(&mut self, step: &mut Step<'_>, slot: u16, root: u16, ranges: u16) {
-        let geometry = step.core.roots[usize::from(root)].geometry;
+    pub(super) fn deallocate(&mut self, step: &mut Step<'_>, slot: u16, root: SlotId, ranges: u16) {
+        let Some(geometry) = step.core.roots.get(root).map(|at| at.geometry) else {
+            let gone = Status::INVALID_NAMESPACE_OR_FORMAT.with_do_not_retry();
+            return self.fail(step, slot, gone);
+        };
         loop {
             let request = &mut self.requests[usize::from(slot)];
             if request.range_index == ranges {
@@ -284,8 +303,7 @@ impl Connection {
             request.state = RequestState::InDevice;
             let token = connection::token(step.id, slot, request.generation);
             let io = Io::with_memory(Operation::Unmap, lba, blocks, Memory::None, token);
-            self.at_device += 1;
-            return step.core.roots[usize::from(root)].submit(step.cx, io);
+            return self.submit_to(step, slot, root, io);
         }
     }
 
@@ -294,7 +312,10 @@ impl Connection {
         let controller = self.admin.as_mut().expect("an admin plan is made by its controller");
         let queue = self.queue.as_ref().expect("a controller has its admin queue");
         let description = Arc::clone(&step.core.description);
-        let subsystem = &description.subsystems[usize::from(queue.controller.subsystem)];
+        let Some(subsystem) = description.subsystems.get(&queue.controller.subsystem) else {
+            // Removed; the connection is about to be closed.
+            return self.fail(step, slot, Status::INTERNAL_ERROR);
+        };
         let local = self.socket.as_ref().map(|socket| socket.local());
         let directory = match subsystem.kind() {
             SubsystemKind::Discovery => description.directory(local),
@@ -303,9 +324,9 @@ impl Connection {
         let input = admin::AdminInput {
             now: step.cx.now(),
             subsystem,
-            open_io_queues: 0,
+            open_io_queues: controller.open_io_queues(),
             controllers: &[queue.controller.id],
-            statistics: IoStatistics::default(),
+            statistics: subsystem.statistics(),
             directory: directory.as_ref(),
         };
         let mut nothing = [];
@@ -322,8 +343,9 @@ impl Connection {
                 }
                 _ => (&[], &mut nothing),
             };
+        let granted_before = controller.io_queues_granted();
         let (outcome, effect) = controller.command(&input, &request.command, data_in, data_out);
-        let round = controller.round();
+        let (granted, round) = (controller.io_queues_granted(), controller.round());
         match outcome {
             AdminOutcome::Complete { status, result } => self.complete(step, slot, status, result),
             AdminOutcome::Data { len_bytes, result } => {
@@ -337,8 +359,10 @@ impl Connection {
             Effect::Enabled => Some(ControllerChange::Enabled),
             Effect::Reset | Effect::Shutdown => Some(ControllerChange::Disabled { round }),
         };
-        if let (Some(change), Some(queue)) = (change, &self.queue) {
-            let controller = queue.controller;
+        let of_queues =
+            (granted != granted_before).then_some(ControllerChange::QueuesGranted(granted));
+        for change in [change, of_queues].into_iter().flatten() {
+            let controller = self.queue.as_ref().expect("it has its admin queue").controller;
             step.core.tell_home_first(Message::Controller { controller, change });
         }
         self.answer_events(step);
@@ -367,9 +391,8 @@ impl Connection {
         let data = request.buffer.as_ref().map(|buffer| buffer.bytes(CONNECT_DATA_BYTES as u32));
         let data = data.expect("its data was received");
         let description = Arc::clone(&step.core.description);
-        let find = |nqn: &Nqn| description.find(nqn);
         let checked = admin::check_connect(&request.command, data, |nqn| {
-            find(nqn).map(|index| Arc::clone(&description.subsystems[usize::from(index)]))
+            description.find(nqn).map(|(_, subsystem)| Arc::clone(subsystem))
         });
         match checked {
             Err(Refusal { status, result }) => {
@@ -378,7 +401,8 @@ impl Connection {
             }
             Ok(asked) => {
                 request.state = RequestState::AtHome;
-                let question = question(&asked, find(asked.subsystem.nqn()));
+                let question =
+                    question(&asked, description.find(asked.subsystem.nqn()).map(|(id, _)| id));
                 self.asked = Some(Box::new(asked));
                 let connection = ConnectionId { core: step.core.own(), slot: step.id };
                 step.core.tell_home(Message::Connect { connection, request: Box::new(question) });
@@ -399,13 +423,8 @@ fn plan_disconnect(command: &SubmissionEntry) -> Plan {
     Plan { action: Action::Disconnect, transfer: Transfer::None }
 }
 
-/// The limits of the subsystem that a queue belongs to.
-fn controller_limits<'a>(step: &'a Step<'_>, queue: &Queue) -> &'a TargetLimits {
-    step.core.description.subsystems[usize::from(queue.controller.subsystem)].limits()
-}
-
 /// What the home core has to know of a Connect.
-fn question(asked: &ConnectRequest, subsystem: Option<u16>) -> ConnectQuestion {
+fn question(asked: &ConnectRequest, subsystem: Option<SubsystemId>) -> ConnectQuestion {
     let queue = match asked.controller {
         RequestedController::New => QueueKind::Admin,
         RequestedController::Existing(controller_id) => {

@@ -14,6 +14,7 @@ use reactor::socket::Socket;
 use super::admin::{AdminController, ConnectRequest};
 use super::command_ids::CommandIds;
 use super::message::ControllerKey;
+use super::namespace::NamespacePath;
 use super::request::{Request, RequestState};
 use crate::pdu::header::COMMON_HEADER_BYTES;
 use crate::pdu::{Framing, HEADER_SLOT_BYTES, Phase, Role, Rules, TermReason, terminate};
@@ -77,8 +78,8 @@ pub(super) struct Queue {
     pub flow_control: bool,
     /// Largest transfer of a command, in bytes.
     pub transfer_bytes_max: u32,
-    /// The roots of the subsystem's namespaces: index 0 is namespace 1.
-    pub roots: Vec<Option<u16>>,
+    /// The ways to the subsystem's namespaces: index 0 is namespace 1.
+    pub namespaces: Vec<Option<NamespacePath>>,
 }
 
 /// What the next bytes of the stream are.

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bdev::Status;
 use reactor::Nanos;
 
+use super::description::SubsystemId;
 use super::message::{ConnectQuestion, ConnectionId, ControllerChange, ControllerKey, QueueKind};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::ConnectParameter;
@@ -57,9 +58,19 @@ struct Entry {
     admin: ConnectionId,
     life: Life,
     queues: BTreeMap<u16, QueueLife>,
+    /// The highest queue id that Set Features lets the host connect.
+    io_queues_granted: u16,
     /// The last round of closing its queues, and how many cores have not finished it.
     round: u32,
     unfinished_cores: usize,
+}
+
+impl Entry {
+    /// The number of its I/O queues. Those that close count: their identifiers are in use.
+    fn count(&self, controller: ControllerKey) -> QueueCount {
+        let count = u16::try_from(self.queues.len()).expect("queue ids are 16 bits, without 0");
+        QueueCount { admin: self.admin, controller, count }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +99,23 @@ pub(super) struct Decided {
 /// The register.
 #[derive(Debug, Default)]
 pub(super) struct Home {
-    controllers: BTreeMap<(u16, u16), Entry>,
-    last_id: BTreeMap<u16, u16>,
+    controllers: BTreeMap<(SubsystemId, u16), Entry>,
+    last_id: BTreeMap<SubsystemId, u16>,
     usages: u32,
     /// Connects to decide, in order.
     asked: VecDeque<(ConnectionId, Box<ConnectQuestion>)>,
     /// Connects that wait for something to end, in order.
     waiting: VecDeque<(ConnectionId, Box<ConnectQuestion>)>,
+    /// Controllers whose number of I/O queues has changed.
+    counts: Vec<QueueCount>,
+}
+
+/// How many I/O queues a controller has, for the connection of its admin queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueueCount {
+    pub admin: ConnectionId,
+    pub controller: ControllerKey,
+    pub count: u16,
 }
 
 impl Home {
@@ -126,6 +147,12 @@ impl Home {
         None
     }
 
+    /// The next controller whose number of I/O queues has changed. To be told before the Connect
+    /// that changed it is answered.
+    pub fn next_count(&mut self) -> Option<QueueCount> {
+        self.counts.pop()
+    }
+
     /// True while time passing may change something.
     pub fn is_timed(&self) -> bool {
         self.controllers.values().any(|entry| matches!(entry.life, Life::Ending(_)))
@@ -153,6 +180,8 @@ impl Home {
         if let Some(entry) = self.entry(controller)
             && entry.queues.remove(&queue_id).is_some()
         {
+            let news = entry.count(controller);
+            self.counts.push(news);
             self.ask_again();
         }
     }
@@ -172,6 +201,10 @@ impl Home {
         entry.round = match change {
             ControllerChange::Enabled => {
                 entry.life = Life::Enabled;
+                return Follows::Nothing;
+            }
+            ControllerChange::QueuesGranted(count) => {
+                entry.io_queues_granted = count;
                 return Follows::Nothing;
             }
             ControllerChange::Disabled { round } => {
@@ -223,7 +256,7 @@ impl Home {
         let host = HostIdentity { nqn: request.host_nqn, id: request.host_id };
         match request.queue {
             QueueKind::Admin => {
-                let is_ending = |(key, entry): (&(u16, u16), &Entry)| {
+                let is_ending = |(key, entry): (&(SubsystemId, u16), &Entry)| {
                     key.0 == request.subsystem
                         && entry.host == host
                         && matches!(entry.life, Life::Ending(_))
@@ -266,6 +299,7 @@ impl Home {
             admin,
             life: Life::Disabled,
             queues: BTreeMap::new(),
+            io_queues_granted: u16::MAX,
             round: 0,
             unfinished_cores: 0,
         };
@@ -273,7 +307,12 @@ impl Home {
         Ok(ControllerKey { subsystem, id: free, usage })
     }
 
-    fn attach(&mut self, key: (u16, u16), queue_id: u16, host: &HostIdentity) -> Option<Outcome> {
+    fn attach(
+        &mut self,
+        key: (SubsystemId, u16),
+        queue_id: u16,
+        host: &HostIdentity,
+    ) -> Option<Outcome> {
         // Another host's controller is answered like one that does not exist.
         let unknown = (Status::CONNECT_INVALID_PARAMETERS, ConnectParameter::ControllerId.result());
         let found = self.controllers.get_mut(&key);
@@ -282,13 +321,19 @@ impl Home {
         };
         // NVMe over Fabrics 3.3: a queue that exists, or a controller that is not enabled.
         let out_of_sequence = Err((Status::COMMAND_SEQUENCE_ERROR, 0));
+        let not_granted =
+            Err((Status::CONNECT_INVALID_PARAMETERS, ConnectParameter::QueueId.result()));
         match (entry.life, entry.queues.get(&queue_id)) {
             (Life::Ending(_), _) => Some(Err(unknown)),
             (Life::Disabled, _) | (Life::Enabled, Some(QueueLife::Open)) => Some(out_of_sequence),
             (Life::Enabled, Some(QueueLife::Closing)) => None,
+            (Life::Enabled, None) if queue_id > entry.io_queues_granted => Some(not_granted),
             (Life::Enabled, None) => {
+                let controller = ControllerKey { subsystem: key.0, id: key.1, usage: entry.usage };
                 entry.queues.insert(queue_id, QueueLife::Open);
-                Some(Ok(ControllerKey { subsystem: key.0, id: key.1, usage: entry.usage }))
+                let news = entry.count(controller);
+                self.counts.push(news);
+                Some(Ok(controller))
             }
         }
     }
@@ -310,7 +355,7 @@ mod tests {
 
     fn question(queue: QueueKind, host_id: u8) -> Box<ConnectQuestion> {
         Box::new(ConnectQuestion {
-            subsystem: 1,
+            subsystem: SubsystemId(1),
             queue,
             host_nqn: "nqn.2014-08.org.example:host".parse().unwrap(),
             host_id: [host_id; 16],
@@ -368,6 +413,24 @@ mod tests {
         assert_eq!(home.decide().unwrap().outcome, Ok(made));
         assert_eq!(home.decide(), None);
         assert_eq!(ask(&mut home, io(1, made), 1), Some(SEQUENCE), "now it is there");
+    }
+
+    #[test]
+    fn the_last_queue_granted_connects_and_one_past_it_does_not() {
+        let mut home = Home::default();
+        let made = enabled(&mut home);
+        change(&mut home, made, ControllerChange::QueuesGranted(2));
+        let (status, result) = ask(&mut home, io(3, made), 1).unwrap().unwrap_err();
+        assert_eq!(status, Status::CONNECT_INVALID_PARAMETERS);
+        assert_eq!(result, ConnectParameter::QueueId.result());
+        assert_eq!(home.next_count(), None);
+        assert_eq!(ask(&mut home, io(2, made), 1), Some(Ok(made)));
+        let news = |count| Some(QueueCount { admin: connection(9), controller: made, count });
+        assert_eq!(home.next_count(), news(1));
+        home.queue_closing(made, 2);
+        assert_eq!(home.next_count(), None, "its identifier is in use still");
+        home.queue_closed(made, 2);
+        assert_eq!(home.next_count(), news(0));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use bdev::nvme::opcode::NvmOpcode;
 use bdev::nvme::sgl::Sgl;
 use bdev::{Geometry, IoFlags, Lba, Operation, Status};
 
+use reactor::slab::SlotId;
+
 use super::request::{Action, Plan, PlannedIo, Transfer};
 
 /// Force unit access, in command dword 12 (figure 55 and others).
@@ -24,8 +26,8 @@ const RANGES_MAX: u32 = 256;
 /// The namespace of a command, as the planner needs it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NamespaceView {
-    /// Index of the core's root.
-    pub root: u16,
+    /// The core's root.
+    pub root: SlotId,
     /// Size.
     pub geometry: Geometry,
     /// Writes are refused.
@@ -141,6 +143,8 @@ pub(super) fn range(bytes: &[u8; RANGE_BYTES as usize]) -> (u32, Lba) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ROOT: SlotId = SlotId { index: 0, generation: 1 };
     use bdev::nvme::sgl::SglDescriptor;
 
     /// Plan of a deallocate with this many ranges and bytes of data.
@@ -151,7 +155,7 @@ mod tests {
         command.cdw10.set(ranges - 1);
         command.cdw11.set(ATTRIBUTE_DEALLOCATE);
         let geometry = Geometry { block_bytes: 512, blocks: 1024 };
-        let namespace = NamespaceView { root: 0, geometry, read_only: false };
+        let namespace = NamespaceView { root: ROOT, geometry, read_only: false };
         plan(&command, &namespace, 1 << 20)
     }
 
@@ -160,7 +164,7 @@ mod tests {
         for sent_bytes in [32, 48, 4096] {
             let plan = deallocate(2, sent_bytes);
             assert_eq!(plan.transfer, Transfer::FromHost(sent_bytes));
-            assert_eq!(plan.action, Action::Deallocate { root: 0, ranges: 2 });
+            assert_eq!(plan.action, Action::Deallocate { root: ROOT, ranges: 2 });
         }
     }
 

@@ -7,6 +7,7 @@ use reactor::mesh::CoreIndex;
 use reactor::slab::SlotId;
 use reactor::socket::AcceptedStream;
 
+use super::description::SubsystemId;
 use crate::fabrics::Nqn;
 
 /// Names a connection within the target.
@@ -21,8 +22,8 @@ pub struct ConnectionId {
 /// Names a controller: ids are used again, so a use number comes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ControllerKey {
-    /// Index of the subsystem in the target's description.
-    pub subsystem: u16,
+    /// Its subsystem.
+    pub subsystem: SubsystemId,
     /// Controller id.
     pub id: u16,
     /// Which use of that id.
@@ -46,8 +47,8 @@ pub enum QueueKind {
 /// A Connect, as the home core judges it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectQuestion {
-    /// Index of the subsystem in the target's description.
-    pub subsystem: u16,
+    /// Its subsystem.
+    pub subsystem: SubsystemId,
     /// Which queue.
     pub queue: QueueKind,
     /// The host's name.
@@ -63,6 +64,8 @@ pub struct ConnectQuestion {
 pub enum ControllerChange {
     /// CC.EN was set: I/O queues may connect.
     Enabled,
+    /// Set Features, or a reset, changed how many I/O queues may connect: ids 1 to this many.
+    QueuesGranted(u16),
     /// CC.EN was cleared, or it was shut down: its I/O queues go.
     Disabled {
         /// Which time, so that the answer to an earlier one is not taken for this one's.
@@ -113,6 +116,15 @@ pub enum Message {
         controller: ControllerKey,
         /// How.
         change: ControllerChange,
+    },
+    /// From the home core, to the core of the admin queue: the controller has so many I/O queues.
+    QueuesOpen {
+        /// The connection of the admin queue.
+        connection: SlotId,
+        /// The controller.
+        controller: ControllerKey,
+        /// How many.
+        count: u16,
     },
     /// From the home core, to every core: close the I/O queues of this controller.
     CloseQueues {

@@ -12,12 +12,17 @@
 //! Governed by NVMe Base 2.0, NVMe over Fabrics and the NVMe/TCP Transport 1.0 specification.
 
 pub mod admin;
+mod apply;
+#[cfg(test)]
+mod apply_tests;
 mod closing;
 mod command;
 mod command_ids;
 mod connection;
 pub mod core;
+mod core_state;
 pub mod description;
+mod dispatch;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
 mod home;
@@ -33,7 +38,9 @@ mod request;
 mod reset_tests;
 mod respond;
 mod root;
+pub mod roots;
 mod send;
+pub mod statistics;
 pub mod subsystem;
 #[cfg(test)]
 mod testing;
@@ -41,6 +48,7 @@ mod testing;
 mod tests;
 mod work_list;
 
+pub use apply::ApplyError;
 pub use core::TargetCore;
-pub use description::{DigestPolicy, TargetDescription};
+pub use description::{DigestPolicy, Portal, PortalId, SubsystemId, TargetDescription};
 pub use message::Message;

@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use bdev::{BlockDevice, Limits};
+use bdev::nvme::log_page::AnaState;
+use bdev::{BlockDevice, Geometry, Limits, Status};
+use reactor::slab::SlotId;
 use uuid::{Uuid, uuid};
 
+use super::statistics::NamespaceStatistics;
 use crate::fabrics::Nqn;
 
 /// The name space, in the sense of RFC 4122, of identities derived here. Never to be changed: a
@@ -37,11 +40,26 @@ pub struct Namespace {
     pub uuid: Uuid,
     /// Whether hosts may write.
     pub access: Access,
+    /// How good this way to it is. Every namespace is an ANA group of its own, numbered like it.
+    pub ana: AnaState,
+    /// The size of the device when the namespace was made: what hosts were told.
+    pub geometry: Geometry,
+    /// What hosts have moved.
+    pub statistics: Arc<NamespaceStatistics>,
+}
+
+/// The way of a queue to a namespace: looked up for every command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NamespacePath {
+    /// The core's root.
+    pub root: SlotId,
+    /// Why no I/O may go there at present.
+    pub refusal: Option<Status>,
 }
 
 impl Namespace {
-    /// A namespace of the subsystem called `subsystem`; its identity is the device's own, or else
-    /// derived from the names.
+    /// A namespace of the subsystem called `subsystem`, optimized, without statistics; its
+    /// identity is the device's own, or else derived from the names.
     pub fn new(
         subsystem: &Nqn,
         id: NamespaceId,
@@ -49,7 +67,15 @@ impl Namespace {
         access: Access,
     ) -> Self {
         let uuid = device.uuid().unwrap_or_else(|| Self::derived_uuid(subsystem, id));
-        Self { id, device, uuid, access }
+        Self {
+            id,
+            uuid,
+            access,
+            ana: AnaState::Optimized,
+            geometry: device.geometry(),
+            statistics: Arc::new(NamespaceStatistics::new(0)),
+            device,
+        }
     }
 
     /// The identity of a namespace whose device has none: the same for the same names, always.
@@ -66,6 +92,17 @@ impl Namespace {
     /// Whether writes are refused, by the namespace or by its device.
     pub fn is_read_only(&self) -> bool {
         self.access == Access::ReadOnly || self.limits().read_only
+    }
+
+    /// Why I/O is refused in its ANA state (NVMe Base 2.0 section 8.1.3); each is an error of the
+    /// path, so that the host tries another.
+    pub(super) fn refusal(&self) -> Option<Status> {
+        match self.ana {
+            AnaState::Optimized | AnaState::NonOptimized => None,
+            AnaState::Inaccessible => Some(Status::ANA_INACCESSIBLE),
+            AnaState::PersistentLoss => Some(Status::ANA_PERSISTENT_LOSS),
+            AnaState::Change => Some(Status::ANA_TRANSITION),
+        }
     }
 
     /// What the device says of itself now.

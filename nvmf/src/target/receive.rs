@@ -13,7 +13,7 @@ use reactor::socket::SocketError;
 use zerocopy::FromBytes;
 
 use super::connection::{Connection, ConnectionState, ESTABLISH_TIMEOUT, Incoming, SendItem};
-use super::core::CoreState;
+use super::core_state::CoreState;
 use super::description::DigestPolicy;
 use super::request::{RequestState, Transfer};
 use crate::pdu::connection::ControllerParameters;

@@ -7,6 +7,7 @@ use bdev::nvme::command::SubmissionEntry;
 use bdev::{IoFlags, Lba, Operation, Status};
 use reactor::Nanos;
 use reactor::dma::DmaBuffer;
+use reactor::slab::SlotId;
 
 use super::admin::{self, Direction};
 use crate::pdu::HEADER_SLOT_BYTES;
@@ -75,8 +76,8 @@ pub(super) enum Action {
     Io(PlannedIo),
     /// Dataset management: unmap each of `ranges` ranges in turn.
     Deallocate {
-        /// Index of the core's root.
-        root: u16,
+        /// The core's root.
+        root: SlotId,
         /// Ranges in the data.
         ranges: u16,
     },
@@ -85,8 +86,8 @@ pub(super) enum Action {
 /// An I/O as it will be submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PlannedIo {
-    /// Index of the core's root.
-    pub root: u16,
+    /// The core's root.
+    pub root: SlotId,
     /// What to do.
     pub operation: Operation,
     /// How.

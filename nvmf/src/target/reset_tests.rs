@@ -10,12 +10,12 @@ use bdev::{BlockDevice, Geometry, Status};
 use reactor::Nanos;
 use reactor::socket::memory::MemoryLimits;
 
+use super::TargetDescription;
 use super::admin::QUIESCE_TIMEOUT;
 use super::harness::Harness;
 use super::namespace::{Access, Namespace, NamespaceId};
 use super::subsystem::{Subsystem, SubsystemConfig, SubsystemKind};
 use super::tests::{Host, SUBSYSTEM, io};
-use super::{DigestPolicy, TargetDescription};
 use crate::fabrics::Nqn;
 use crate::pdu::Digests;
 
@@ -37,22 +37,30 @@ fn slow(lateness: Nanos) -> TargetDescription {
     let namespaces = vec![Namespace::new(&nqn, NamespaceId(1), device, Access::ReadWrite)];
     let config = SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]);
     let subsystem = Subsystem::new(SubsystemConfig { namespaces, ..config }).unwrap();
-    TargetDescription {
-        subsystems: vec![Arc::new(subsystem)],
-        digests: DigestPolicy::AsAsked,
-        advertised: Vec::new(),
-    }
+    TargetDescription::new(vec![subsystem])
 }
 
-fn open(harness: &mut Harness, core: usize) -> Host {
+pub(super) fn open(harness: &mut Harness, core: usize) -> Host {
     Host::initialize_on(harness, core, MemoryLimits::default(), Digests::default())
 }
 
-fn attach(harness: &mut Harness, core: usize, queue_id: u16, controller_id: u16) -> Host {
+pub(super) fn attach(
+    harness: &mut Harness,
+    core: usize,
+    queue_id: u16,
+    controller_id: u16,
+) -> Host {
     let mut queue = open(harness, core);
     let made = queue.connect(harness, queue_id, controller_id);
     assert!(made.status().is_success(), "{}", made.status());
     queue
+}
+
+/// Sends a write, which is at the device then.
+pub(super) fn write(harness: &mut Harness, queue: &mut Host) {
+    let sgl = SglDescriptor::in_capsule(0, 4096);
+    queue.command(harness, io(1, 7, 8, 8, sgl), &[3; 4096]);
+    harness.pump();
 }
 
 /// A controller whose admin queue is on core 1, and an I/O queue on each core with a write at the
@@ -65,11 +73,9 @@ fn writing(lateness: Nanos) -> (Harness, Host, [Host; 2]) {
     admin.enable(&mut harness);
     let queues = [0, 1].map(|core| {
         let mut queue = attach(&mut harness, core, 1 + core as u16, 1);
-        let sgl = SglDescriptor::in_capsule(0, 4096);
-        queue.command(&mut harness, io(1, 7, 8, 8, sgl), &[3; 4096]);
+        write(&mut harness, &mut queue);
         queue
     });
-    harness.pump();
     assert_eq!(harness.buffers_taken(), 2, "both writes are at the device");
     (harness, admin, queues)
 }
@@ -196,4 +202,34 @@ fn a_host_that_gives_up_waiting_leaves_nothing_behind() {
     assert_eq!((harness.buffers_taken(), harness.connections()), (0, 0));
     let made = open(&mut harness, 1).connect(&mut harness, 0, 0xffff);
     assert_eq!(made.status(), Status::SUCCESS);
+}
+
+/// Set Features, number of queues.
+fn grant(harness: &mut Harness, admin: &mut Host, count: u32) -> Status {
+    let sgl = SglDescriptor::transport_data_block(0);
+    let mut command = SubmissionEntry::new(0x09, 4, 0).with_sgl(sgl);
+    command.cdw10.set(0x07);
+    command.cdw11.set((count - 1) * 0x1_0001);
+    admin.command(harness, command, &[]);
+    admin.completion(harness).status()
+}
+
+#[test]
+fn the_number_of_queues_holds_on_every_core_and_is_fixed_while_there_are_queues() {
+    let (mut harness, mut admin, [first, second]) = writing(milliseconds(1000));
+    let sequence = |status: Status| status.has_code(Status::COMMAND_SEQUENCE_ERROR);
+    assert!(sequence(grant(&mut harness, &mut admin, 1)));
+    drop(first);
+    harness.wait(milliseconds(1100));
+    assert!(sequence(grant(&mut harness, &mut admin, 1)), "there is one left");
+    drop(second);
+    harness.pump();
+    assert_eq!(grant(&mut harness, &mut admin, 2), Status::SUCCESS);
+    let mut third = open(&mut harness, 0);
+    let status = third.connect(&mut harness, 3, 1).status();
+    assert!(status.has_code(Status::CONNECT_INVALID_PARAMETERS), "{status}");
+    attach(&mut harness, 0, 2, 1);
+    configure(&mut harness, &mut admin, 0);
+    admin.enable(&mut harness);
+    attach(&mut harness, 0, 3, 1);
 }

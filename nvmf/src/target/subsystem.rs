@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use super::limits::{LimitError, NAMESPACES_LIMIT, TargetLimits};
 use super::namespace::{Namespace, NamespaceId, derived_serial};
+use super::statistics::IoStatistics;
 use crate::fabrics::Nqn;
 
 /// Model number that Identify Controller shows.
@@ -171,6 +172,12 @@ impl Subsystem {
     /// Whether a namespace may lose completed writes with power until a flush.
     pub fn has_volatile_cache(&self) -> bool {
         self.namespaces().iter().any(|namespace| namespace.limits().volatile_cache)
+    }
+
+    /// What hosts have moved through its namespaces.
+    pub fn statistics(&self) -> IoStatistics {
+        let each = self.namespaces().iter().map(|namespace| namespace.statistics.total());
+        each.fold(IoStatistics::default(), IoStatistics::with)
     }
 
     /// The identifiers of its controllers.

@@ -10,10 +10,10 @@ use reactor::Nanos;
 use reactor::socket::memory::MemoryLimits;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::TargetDescription;
 use super::harness::{Harness, HostEnd};
 use super::namespace::{Access, Namespace, NamespaceId};
 use super::subsystem::{Subsystem, SubsystemConfig, SubsystemKind};
-use super::{DigestPolicy, TargetDescription};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::{ConnectCommand, ConnectData, ConnectOptions};
 use crate::fabrics::nqn::DISCOVERY_NQN;
@@ -39,12 +39,7 @@ pub(super) fn description() -> TargetDescription {
     let nvm =
         SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]) };
     let discovery = SubsystemConfig::new(DISCOVERY_NQN, SubsystemKind::Discovery, [7; 16]);
-    let subsystems = [discovery, nvm].map(|one| Arc::new(Subsystem::new(one).unwrap()));
-    TargetDescription {
-        subsystems: subsystems.into(),
-        digests: DigestPolicy::AsAsked,
-        advertised: Vec::new(),
-    }
+    TargetDescription::new([discovery, nvm].map(|one| Subsystem::new(one).unwrap()).into())
 }
 
 /// A host that speaks PDUs by hand.
@@ -141,6 +136,21 @@ impl Host {
 
     pub fn completion(&mut self, harness: &mut Harness) -> CompletionEntry {
         self.receive(harness).completion()
+    }
+
+    /// The data of a command that reads, or the status of its refusal.
+    pub fn read_answer(&mut self, harness: &mut Harness) -> Result<Vec<u8>, Status> {
+        let first = self.receive(harness);
+        if first.parts.kind == PduKind::ResponseCapsule {
+            let status = first.completion().status();
+            assert!(!status.is_success(), "data comes first");
+            return Err(status);
+        }
+        let data = first.data().to_vec();
+        if !first.parts.flags.has(Flags::SUCCESS) {
+            assert!(self.completion(harness).status().is_success());
+        }
+        Ok(data)
     }
 
     pub fn connect(

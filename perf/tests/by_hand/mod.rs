@@ -21,6 +21,6 @@ pub fn target(cx: &mut Cx, uri: &str) -> (TargetCore, ConnectOptions) {
     let (_, waker) = reactor::sleep::pair().unwrap();
     let peers = mesh::connect(&[waker]).pop().unwrap();
     let mut target = TargetCore::new(Arc::new(description), peers);
-    target.listen(cx, socket).unwrap();
+    target.listen(cx, assembly::PORTAL, socket).unwrap();
     (target, perf::serve::connect_options(address))
 }

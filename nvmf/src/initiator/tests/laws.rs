@@ -12,10 +12,10 @@ use super::controller::{Behaviour, FakeController};
 use super::wire::{Peer, Wires};
 use crate::initiator::{ConnectOptions, Connector, Progress, RemoteNamespace};
 use crate::pdu::Flags;
+use crate::target::TargetDescription;
 use crate::target::harness::Harness;
 use crate::target::namespace::{Access, Namespace, NamespaceId};
 use crate::target::subsystem::{Subsystem, SubsystemConfig, SubsystemKind};
-use crate::target::{DigestPolicy, TargetDescription};
 
 /// A remote device with a controller of its own behind every queue pair.
 #[derive(Debug)]
@@ -193,11 +193,7 @@ pub fn own_description() -> TargetDescription {
     let namespaces = vec![Namespace::new(&nqn, NamespaceId(1), device, Access::ReadWrite)];
     let config =
         SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]) };
-    TargetDescription {
-        subsystems: vec![Arc::new(Subsystem::new(config).unwrap())],
-        digests: DigestPolicy::AsAsked,
-        advertised: Vec::new(),
-    }
+    TargetDescription::new(vec![Subsystem::new(config).unwrap()])
 }
 
 fn own_target() -> Box<dyn Peer> {

@@ -20,7 +20,7 @@ use super::laws::own_description;
 use crate::initiator::{
     ConnectError, ConnectOptions, ConnectionError, Connector, Progress, RemoteNamespace,
 };
-use crate::target::TargetCore;
+use crate::target::{PortalId, TargetCore};
 
 const SLOTS: u64 = 16;
 const LEN_BYTES: u32 = 8192;
@@ -79,7 +79,7 @@ fn start_target() -> (ReactorHandle<TargetCore>, SocketAddr) {
     let description = Arc::new(own_description());
     let handle = reactor.start(move |cx| {
         let mut core = TargetCore::new(description, peers);
-        core.listen(cx, listener).expect("the listener is fresh");
+        core.listen(cx, PortalId(1), listener).expect("the listener is fresh");
         Ok::<_, StartError>(core)
     });
     (handle.unwrap(), address)

@@ -21,20 +21,8 @@ use super::transfer::{Direction, Transfer, transfer_of};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::ADMIN_QUEUE_ID;
 use crate::target::namespace::NamespaceId;
+use crate::target::statistics::IoStatistics;
 use crate::target::subsystem::Subsystem;
-
-/// What the host has moved through the controller's subsystem, for the SMART log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IoStatistics {
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Read commands.
-    pub read_commands: u64,
-    /// Write commands.
-    pub write_commands: u64,
-}
 
 /// What is around the controller when it executes a command.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +115,8 @@ pub struct AdminController {
     /// How often it was reset or shut down, and by when the last of it must be complete.
     round: u32,
     quiesce_by: Option<Nanos>,
+    /// I/O queues that are connected, as the home core last told.
+    open_io_queues: u16,
 }
 
 impl AdminController {
@@ -142,6 +132,7 @@ impl AdminController {
             ana_change_count: 0,
             round: 0,
             quiesce_by: None,
+            open_io_queues: 0,
             options,
         }
     }
@@ -263,6 +254,16 @@ impl AdminController {
             }
             _ => Err(Status::INVALID_OPCODE),
         }
+    }
+
+    /// I/O queues that are connected.
+    pub fn open_io_queues(&self) -> u16 {
+        self.open_io_queues
+    }
+
+    /// So many I/O queues are connected from now on.
+    pub fn set_open_io_queues(&mut self, count: u16) {
+        self.open_io_queues = count;
     }
 
     /// How often it was reset or shut down: names the last time.

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, FromZeros};
 
 use super::events::supported_mask;
 use super::identify::IdentifyContext;
-use super::log_page::{ANA_GROUP, ERROR_ENTRIES};
+use super::log_page::ERROR_ENTRIES;
 use crate::target::limits::{
     ASYNC_EVENTS_MAX, CAPSULE_UNIT_BYTES, KEEP_ALIVE_GRANULARITY, NAMESPACES_LIMIT, PAGE_BYTES,
 };
@@ -26,6 +26,12 @@ const LOG_SUPPORTED_PAGES: u8 = 1 << 5;
 const TIMESTAMP: u16 = 1 << 6;
 /// Seconds within which an ANA change ends: the ten that hosts grant by default.
 const ANA_TRANSITION_SECONDS: u8 = 10;
+/// Every state that a namespace may be in here.
+const ANA_STATES: u8 = field::ANA_OPTIMIZED
+    | field::ANA_NON_OPTIMIZED
+    | field::ANA_INACCESSIBLE
+    | field::ANA_PERSISTENT_LOSS
+    | field::ANA_CHANGE;
 /// RAB: commands fetched in one go, a power of two.
 const ARBITRATION_BURST: u8 = 6;
 /// SQES, required and largest: 64 bytes.
@@ -54,9 +60,10 @@ pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) 
     data.firmware_updates = field::FIRMWARE_SLOT_1_READ_ONLY | field::FIRMWARE_ONE_SLOT;
     data.log_page_attributes |= field::LOG_EFFECTS;
     data.ana_transition_seconds = ANA_TRANSITION_SECONDS;
-    data.ana_capabilities = field::ANA_OPTIMIZED | field::ANA_GROUP_FIXED;
-    data.ana_group_id_max = U32::new(ANA_GROUP);
-    data.ana_group_count = U32::new(1);
+    data.ana_capabilities = ANA_STATES | field::ANA_GROUP_FIXED;
+    // Every namespace is a group of its own.
+    data.ana_group_id_max = U32::new(NAMESPACES_LIMIT);
+    data.ana_group_count = U32::new(NAMESPACES_LIMIT);
     data.submission_entry_sizes = SUBMISSION_ENTRY_SIZES;
     data.completion_entry_sizes = COMPLETION_ENTRY_SIZES;
     data.namespace_count = U32::new(NAMESPACES_LIMIT);

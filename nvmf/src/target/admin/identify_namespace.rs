@@ -9,7 +9,6 @@ use bdev::nvme::identify::{
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros};
 
-use super::log_page::ANA_GROUP;
 use crate::target::limits::{PAGE_BYTES, TargetLimits};
 use crate::target::namespace::Namespace;
 
@@ -22,7 +21,7 @@ fn zero_based(blocks: u32) -> U16 {
 pub(super) fn fill(limits: &TargetLimits, namespace: &Namespace, out: &mut [u8; IDENTIFY_BYTES]) {
     let data = IdentifyNamespace::mut_from_bytes(out).expect("both have 4096 bytes");
     data.zero();
-    let geometry = namespace.device.geometry();
+    let geometry = namespace.geometry;
     let device = namespace.limits();
     let block_bytes = geometry.block_bytes;
     data.size_blocks = U64::new(geometry.blocks);
@@ -46,7 +45,7 @@ pub(super) fn fill(limits: &TargetLimits, namespace: &Namespace, out: &mut [u8; 
     data.deallocate_granularity = page_blocks;
     data.deallocate_alignment = page_blocks;
     data.optimal_write_size = zero_based(limits.transfer_bytes_max / block_bytes.max(1));
-    data.ana_group_id = U32::new(ANA_GROUP);
+    data.ana_group_id = U32::new(namespace.id.0);
     data.attributes = attributes(namespace);
     data.nguid = namespace.nguid();
 }
@@ -58,7 +57,7 @@ pub(super) fn fill_independent(namespace: &Namespace, out: &mut [u8; IDENTIFY_BY
     // Only the UID bit is common to all command sets.
     data.features = features(namespace) & field::UID_NOT_REUSED;
     data.multi_path = field::SHARED;
-    data.ana_group_id = U32::new(ANA_GROUP);
+    data.ana_group_id = U32::new(namespace.id.0);
     data.attributes = attributes(namespace);
     data.status = field::READY;
 }

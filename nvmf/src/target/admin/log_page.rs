@@ -8,20 +8,20 @@ use bdev::nvme::admin_command::GetLogPage;
 use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
 use bdev::nvme::identify::COMMAND_SET_NVM;
 use bdev::nvme::log_page::{
-    self as page, ANA_GROUPS_ONLY, AnaGroup, AnaHeader, AnaState, ChangedNamespaceLog,
-    CommandEffectsLog, Counter, ErrorEntry, FirmwareSlotLog, SmartLog, effect,
+    self as page, ANA_GROUPS_ONLY, AnaGroup, AnaHeader, ChangedNamespaceLog, CommandEffectsLog,
+    Counter, ErrorEntry, FirmwareSlotLog, SmartLog, effect,
 };
 use bdev::nvme::opcode::{AdminOpcode, NvmOpcode};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::changed_namespaces::ChangedNamespaces;
-use super::controller::IoStatistics;
 use super::discovery::Directory;
 use super::features;
 use super::identify_controller::firmware_revision;
 use crate::fabrics::Nqn;
 use crate::target::limits::TargetLimits;
+use crate::target::statistics::IoStatistics;
 use crate::target::subsystem::{Subsystem, SubsystemKind};
 
 /// 13h: NVMe-MI commands supported and effects, all of which are none.
@@ -48,8 +48,6 @@ const DISCOVERY_PAGES: [u8; 5] =
 
 /// Entries of the error log, which stays empty: every error goes to the host as a status.
 pub(super) const ERROR_ENTRIES: u8 = 1;
-/// The one ANA group, which holds every namespace.
-pub(super) const ANA_GROUP: u32 = 1;
 
 /// Admin commands that are executed.
 const ADMIN_COMMANDS: [AdminOpcode; 7] = [
@@ -217,20 +215,23 @@ fn command_effects(command_set: u8) -> Result<Vec<u8>, Status> {
     Ok(log.as_bytes().to_vec())
 }
 
-/// One group, optimized: every path of a standalone target is as good as any other.
+/// A group for each namespace, numbered like it.
 fn ana(cx: &LogContext<'_>, specific: u8) -> Vec<u8> {
+    let namespaces = cx.subsystem.namespaces();
     let mut header = AnaHeader::new_zeroed();
     header.change_count = U64::new(cx.ana_change_count);
-    header.groups = 1.into();
-    let namespaces = if specific & ANA_GROUPS_ONLY != 0 { &[] } else { cx.subsystem.namespaces() };
-    let count = u32::try_from(namespaces.len()).expect("a subsystem has at most 1024 namespaces");
-    let mut group = AnaGroup::new_zeroed();
-    group.id = U32::new(ANA_GROUP);
-    group.namespaces = U32::new(count);
-    group.change_count = U64::new(cx.ana_change_count);
-    group.state = AnaState::Optimized.value();
+    let groups = u16::try_from(namespaces.len()).expect("a subsystem has at most 1024 namespaces");
+    header.groups = groups.into();
     let mut log = header.as_bytes().to_vec();
-    log.extend_from_slice(group.as_bytes());
-    log.extend(namespaces.iter().flat_map(|namespace| namespace.id.0.to_le_bytes()));
+    for namespace in namespaces {
+        let members = if specific & ANA_GROUPS_ONLY != 0 { &[][..] } else { &[namespace.id.0] };
+        let mut group = AnaGroup::new_zeroed();
+        group.id = U32::new(namespace.id.0);
+        group.namespaces = U32::new(if members.is_empty() { 0 } else { 1 });
+        group.change_count = U64::new(cx.ana_change_count);
+        group.state = namespace.ana.value();
+        log.extend_from_slice(group.as_bytes());
+        log.extend(members.iter().flat_map(|id| id.to_le_bytes()));
+    }
     log
 }

@@ -28,7 +28,6 @@ pub use connect::{
 };
 pub use controller::{
     AdminController, AdminInput, AdminOutcome, ControllerOptions, Effect, HeldCompletion,
-    IoStatistics,
 };
 pub use discovery::{Directory, DirectoryEntry};
 

@@ -53,7 +53,14 @@ pub(super) fn admin_command(command_id: u16, random: &mut Random) -> (Submission
     let new = |opcode, namespace_id, bytes| {
         SubmissionEntry::new(opcode, command_id, namespace_id).with_sgl(block(bytes))
     };
-    let mut command = match random.below(9) {
+    let mut command = match random.below(10) {
+        9 => {
+            // Number of queues.
+            let mut command = new(0x09, 0, 0);
+            command.cdw10.set(0x07);
+            command.cdw11.set(extreme(random));
+            return (command, 0);
+        }
         8 => return (configuration(command_id, random), 0),
         0 => new(0x06, 1, 4096),
         1 => new(0x02, 0xffff_ffff, 512),

@@ -20,10 +20,10 @@ use super::host::{HOST, OTHER_HOST, Role, SUBSYSTEM, Session, SessionOptions};
 use crate::fabrics::Nqn;
 use crate::fabrics::nqn::DISCOVERY_NQN;
 use crate::pdu::{DataAlignment, Digests};
+use crate::target::TargetDescription;
 use crate::target::harness::Harness;
 use crate::target::namespace::{Access, Namespace, NamespaceId};
 use crate::target::subsystem::{HostPolicy, Subsystem, SubsystemConfig, SubsystemKind};
-use crate::target::{DigestPolicy, TargetDescription};
 
 /// Sessions of a round, in groups that run at once.
 const GROUPS: u64 = 4;
@@ -58,11 +58,7 @@ fn description() -> TargetDescription {
         nvm(SUBSYSTEM, HostPolicy::Any),
         nvm(GOOD_SUBSYSTEM, HostPolicy::Only(vec![good])),
     ];
-    TargetDescription {
-        subsystems: subsystems.into_iter().map(Arc::new).collect(),
-        digests: DigestPolicy::AsAsked,
-        advertised: Vec::new(),
-    }
+    TargetDescription::new(subsystems)
 }
 
 /// Fills every free buffer with [`POISON`].

@@ -53,8 +53,8 @@ fn an_io_controller_is_what_a_linux_host_needs() {
     assert_eq!(page[260], 3, "FRMW");
     assert_eq!(page[261], 0b10_0110, "LPA");
     assert_eq!(u16_at(&page, 320), 10, "KAS");
-    assert_eq!((page[342], page[343]), (10, 0x41), "ANATT and ANACAP");
-    assert_eq!((u32_at(&page, 344), u32_at(&page, 348)), (1, 1), "ANAGRPMAX and NANAGRPID");
+    assert_eq!((page[342], page[343]), (10, 0x5f), "ANATT and ANACAP");
+    assert_eq!((u32_at(&page, 344), u32_at(&page, 348)), (1024, 1024), "ANAGRPMAX and NANAGRPID");
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES and CQES");
     assert_eq!(u16_at(&page, 514), 128, "MAXCMD");
     assert_eq!((u32_at(&page, 516), u32_at(&page, 540)), (1024, 1024), "NN and MNAN");

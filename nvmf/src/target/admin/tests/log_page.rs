@@ -1,5 +1,7 @@
 //! Get Log Page.
 
+use bdev::nvme::log_page::AnaState;
+
 use super::*;
 use crate::target::testing::{TestDevice, config_of};
 
@@ -83,19 +85,23 @@ fn the_firmware_is_in_slot_one() {
 }
 
 #[test]
-fn every_namespace_is_in_the_one_optimized_group() {
-    let mut host = Host::ready(io_subsystem());
+fn every_namespace_is_a_group_of_its_own_with_its_state() {
+    let mut config = config_of(vec![(1, TestDevice::default()), (3, TestDevice::default())]);
+    config.namespaces[1].ana = AnaState::Inaccessible;
+    let mut host = Host::ready(Subsystem::new(config).unwrap());
     host.controller.notice_ana_change();
     let page = read(&mut host, 0x0c, 4144);
-    assert_eq!((u32_at(&page, 0), page[8]), (1, 1), "change count and groups");
-    assert_eq!((u32_at(&page, 16), u32_at(&page, 20)), (1, 2), "group and its size");
+    assert_eq!((u32_at(&page, 0), page[8]), (1, 2), "change count and groups");
+    assert_eq!((u32_at(&page, 16), u32_at(&page, 20)), (1, 1), "group and its size");
     assert_eq!((u32_at(&page, 24), page[32]), (1, 1), "change count and state");
-    assert_eq!([48, 52, 56].map(|offset| u32_at(&page, offset)), [1, 3, 0]);
+    assert_eq!(u32_at(&page, 48), 1, "its namespace");
+    assert_eq!((u32_at(&page, 52), u32_at(&page, 56), page[68]), (3, 1, 3));
+    assert_eq!((u32_at(&page, 84), u32_at(&page, 88)), (3, 0), "the last, and the end");
     let mut entry = log(0x0c, 4144, 0);
     entry.cdw10 = U32::new(entry.cdw10.get() | 1 << 8);
     let page = host.fetch(entry, 4144).unwrap();
     assert_eq!((u32_at(&page, 16), u32_at(&page, 20)), (1, 0));
-    assert_eq!(page[48..56], [0; 8]);
+    assert_eq!((u32_at(&page, 48), u32_at(&page, 52), page[64]), (3, 0, 3));
 }
 
 #[test]
@@ -120,12 +126,12 @@ fn the_commands_that_are_listed_are_those_that_are_executed() {
 #[test]
 fn a_part_of_a_page_is_read_and_zeroes_follow_its_end() {
     let mut host = Host::ready(io_subsystem());
-    let whole = read(&mut host, 0x0c, 56);
-    let part = host.fetch(log(0x0c, 16, 44), 16).unwrap();
-    assert_eq!(part[..12], whole[44..]);
+    let whole = read(&mut host, 0x0c, 88);
+    let part = host.fetch(log(0x0c, 16, 76), 16).unwrap();
+    assert_eq!(part[..12], whole[76..]);
     assert_eq!(part[12..], [0; 4]);
-    assert_eq!(host.fetch(log(0x0c, 4, 56), 4).unwrap(), [0; 4]);
-    for offset in [60, 1 << 32, u64::MAX - 3] {
+    assert_eq!(host.fetch(log(0x0c, 4, 88), 4).unwrap(), [0; 4]);
+    for offset in [92, 1 << 32, u64::MAX - 3] {
         assert_eq!(host.fetch(log(0x0c, 4, offset), 4), Err(Status::INVALID_FIELD));
     }
 }

@@ -16,6 +16,7 @@ use super::keep_alive::ENABLE_TIMEOUT;
 use super::*;
 use crate::fabrics::command::{PropertyCommand, PropertySize};
 use crate::target::namespace::NamespaceId;
+use crate::target::statistics::IoStatistics;
 use crate::target::subsystem::Subsystem;
 use crate::target::testing::{discovery_subsystem, host_nqn, io_subsystem};
 

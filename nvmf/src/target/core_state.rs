@@ -1,0 +1,237 @@
+//! What the connections of a core share: the description, the roots, and the lists of a pass.
+//!
+//! Owned by [`super::TargetCore`], lent to whichever connection is worked on; on the core's own
+//! thread only.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use reactor::mesh::{CoreIndex, Peers};
+use reactor::slab::SlotId;
+use reactor::{Cx, Nanos};
+
+use super::closing::Closing;
+use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState};
+use super::description::{SubsystemId, TargetDescription};
+use super::message::{ControllerChange, ControllerKey, Message, QueueKind};
+use super::namespace::NamespacePath;
+use super::roots::{RootError, Roots};
+use super::work_list::WorkList;
+use crate::pdu::TermReason;
+
+/// The index of the core that listens and keeps the register.
+pub(super) const HOME: CoreIndex = CoreIndex(0);
+
+/// I/Os answered in this pass, whose service time is known once the answers are sent.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub count: u64,
+    started_ns: u64,
+}
+
+impl Answers {
+    /// An I/O whose command was parsed at `started` has its answer queued.
+    pub fn add(&mut self, started: Nanos) {
+        self.count += 1;
+        self.started_ns = self.started_ns.wrapping_add(started.0);
+    }
+
+    /// Service time of them all when they are sent at `sent`, in nanoseconds; starts anew.
+    pub fn take_ns(&mut self, sent: Nanos) -> u64 {
+        let total_ns = sent.0.wrapping_mul(self.count).wrapping_sub(self.started_ns);
+        *self = Answers::default();
+        total_ns
+    }
+}
+
+/// What the connections of a core share: borrowed by whichever is worked on.
+#[derive(Debug)]
+pub(super) struct CoreState {
+    pub description: Arc<TargetDescription>,
+    pub roots: Roots,
+    pub answers: Answers,
+    pub peers: Peers<Message>,
+    /// Messages that found a ring full, in order; sent before anything newer.
+    pub outbox: VecDeque<(CoreIndex, Message)>,
+    pub receive_list: WorkList,
+    pub send_list: WorkList,
+    pub starved_list: WorkList,
+    /// Bytes of buffers, over all connections, whose data was asked for by R2T.
+    pub granted_bytes: usize,
+    /// Connections to look at once more: they may be over.
+    pub ending: Vec<SlotId>,
+    /// Controllers whose I/O queues are being closed here.
+    pub closing: Closing,
+}
+
+impl CoreState {
+    /// The state of a core that serves `description` and has no connection yet.
+    pub fn new(description: Arc<TargetDescription>, peers: Peers<Message>) -> CoreState {
+        let capacity = CONNECTIONS_PER_CORE_MAX as usize;
+        CoreState {
+            description,
+            roots: Roots::new(peers.own()),
+            answers: Answers::default(),
+            peers,
+            outbox: VecDeque::new(),
+            receive_list: WorkList::with_capacity(capacity),
+            send_list: WorkList::with_capacity(capacity),
+            starved_list: WorkList::with_capacity(capacity),
+            granted_bytes: 0,
+            ending: Vec::with_capacity(capacity),
+            closing: Closing::default(),
+        }
+    }
+
+    /// This core's index.
+    pub fn own(&self) -> CoreIndex {
+        self.peers.own()
+    }
+
+    /// Sends to another core, or to this one.
+    pub fn send_message(&mut self, to: CoreIndex, message: Message) {
+        if !self.outbox.is_empty() {
+            return self.outbox.push_back((to, message));
+        }
+        if let Err(message) = self.peers.send(to, message) {
+            self.outbox.push_back((to, message));
+        }
+    }
+
+    /// Sends to the home core.
+    pub fn tell_home(&mut self, message: Message) {
+        self.send_message(HOME, message);
+    }
+
+    /// Sends to every core, this one included.
+    pub fn broadcast(&mut self, message: impl Fn() -> Message) {
+        for core in 0..self.peers.count() {
+            let core = CoreIndex(u16::try_from(core).expect("fewer than 65536 cores"));
+            self.send_message(core, message());
+        }
+    }
+
+    pub fn retry_outbox(&mut self) {
+        while let Some((to, message)) = self.outbox.pop_front() {
+            if let Err(message) = self.peers.send(to, message) {
+                return self.outbox.push_front((to, message));
+            }
+        }
+    }
+
+    /// The connection has something to send.
+    pub fn mark_send(&mut self, connection: &mut Connection, id: SlotId) {
+        if !connection.listed_send {
+            connection.listed_send = true;
+            self.send_list.push(id);
+        }
+    }
+
+    /// The connection has something to receive.
+    pub fn mark_receive(&mut self, connection: &mut Connection, id: SlotId) {
+        if !connection.listed_receive {
+            connection.listed_receive = true;
+            self.receive_list.push(id);
+        }
+    }
+
+    /// The connection waits for a buffer.
+    pub fn mark_starved(&mut self, connection: &mut Connection, id: SlotId) {
+        if !connection.listed_starved {
+            connection.listed_starved = true;
+            self.starved_list.push(id);
+        }
+    }
+
+    /// The host broke the protocol: a termination request, then the end.
+    pub fn terminate(
+        &mut self,
+        connection: &mut Connection,
+        id: SlotId,
+        reason: TermReason,
+        cx: &mut Cx,
+    ) {
+        cx.counters.protocol_errors += 1;
+        connection.terminate(reason, cx.now());
+        self.mark_send(connection, id);
+    }
+
+    /// The connection is lost, or given up: its socket goes, and the home core is told.
+    pub fn lost(&mut self, connection: &mut Connection, id: SlotId, cx: &mut Cx) {
+        if connection.state == ConnectionState::Draining {
+            return;
+        }
+        connection.close(&mut cx.dma);
+        self.granted_bytes -= std::mem::take(&mut connection.granted_bytes);
+        connection.admin = None;
+        if let Some(queue) = &connection.queue {
+            self.leave_paths(&queue.namespaces, queue.entries);
+            let controller = queue.controller;
+            self.tell_home(match queue.id {
+                0 => Message::Controller { controller, change: ControllerChange::Gone },
+                queue_id => Message::QueueClosing { controller, queue_id },
+            });
+        }
+        self.ending.push(id);
+    }
+
+    /// Tells the home core something that must be known there before the host is answered, so
+    /// that the host's next Connect, which may come to any core, is judged by it.
+    pub fn tell_home_first(&mut self, message: Message) {
+        self.tell_home(message);
+        self.peers.publish();
+    }
+
+    /// Takes back what the home core made for a Connect that came to nothing.
+    pub fn undo_connect(&mut self, controller: ControllerKey, queue: QueueKind) {
+        self.tell_home(match queue {
+            QueueKind::Admin => Message::Controller { controller, change: ControllerChange::Gone },
+            QueueKind::Io { queue_id, .. } => Message::QueueClosed { controller, queue_id },
+        });
+    }
+
+    /// A queue of `entries` entries goes these ways no more.
+    pub fn leave_paths(&mut self, paths: &[Option<NamespacePath>], entries: u16) {
+        for path in paths.iter().flatten() {
+            self.roots.unreserve(path.root, usize::from(entries));
+        }
+    }
+
+    /// The ways of a queue of `entries` entries to the namespaces of its subsystem; `before` are
+    /// those that it had. Opens roots that this core does not have yet; what cannot be opened is
+    /// left out, and the first such error returned.
+    pub fn namespace_paths(
+        &mut self,
+        cx: &mut Cx,
+        id: SubsystemId,
+        entries: u16,
+        before: &[Option<NamespacePath>],
+    ) -> (Vec<Option<NamespacePath>>, Result<(), RootError>) {
+        let description = Arc::clone(&self.description);
+        let Some(subsystem) = description.subsystems.get(&id) else {
+            return (Vec::new(), Ok(()));
+        };
+        let mut paths = Vec::new();
+        let mut outcome = Ok(());
+        for namespace in subsystem.namespaces() {
+            let root = match self.roots.find_or_open(cx, id, namespace) {
+                Ok(root) => root,
+                Err(error) => {
+                    outcome = outcome.and(Err(error));
+                    continue;
+                }
+            };
+            let place = (namespace.id.0 as usize).saturating_sub(1);
+            let is_new =
+                !before.get(place).copied().flatten().is_some_and(|path| path.root == root);
+            if is_new {
+                self.roots.reserve(root, usize::from(entries));
+            }
+            if paths.len() <= place {
+                paths.resize(place + 1, None);
+            }
+            paths[place] = Some(NamespacePath { root, refusal: namespace.refusal() });
+        }
+        (paths, outcome)
+    }
+}
