@@ -13,6 +13,7 @@ use reactor::Nanos;
 use super::harness::Harness;
 use super::namespace::{Access, Namespace, NamespaceId};
 use super::reset_tests::{attach, open, write};
+use super::statistics::NamespaceStatistics;
 use super::subsystem::{HostPolicy, Subsystem, SubsystemConfig, SubsystemKind};
 use super::tests::{Host, SUBSYSTEM};
 use super::{SubsystemId, TargetDescription};
@@ -24,7 +25,7 @@ fn nqn() -> Nqn {
     SUBSYSTEM.parse().unwrap()
 }
 
-fn ram(blocks: u64) -> Arc<dyn BlockDevice> {
+pub(super) fn ram(blocks: u64) -> Arc<dyn BlockDevice> {
     let geometry = Geometry { block_bytes: 512, blocks };
     Arc::new(Malloc::new("ram", geometry, None).unwrap())
 }
@@ -34,11 +35,13 @@ fn slow(device: Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
     Arc::new(Delay::new(device, RuleSet { rules: vec![rule], ..RuleSet::default() }))
 }
 
-fn namespace(id: u32, device: &Arc<dyn BlockDevice>) -> Namespace {
-    Namespace::new(&nqn(), NamespaceId(id), Arc::clone(device), Access::ReadWrite)
+pub(super) fn namespace(id: u32, device: &Arc<dyn BlockDevice>) -> Namespace {
+    let statistics = Arc::new(NamespaceStatistics::new(2));
+    let made = Namespace::new(&nqn(), NamespaceId(id), Arc::clone(device), Access::ReadWrite);
+    Namespace { statistics, ..made }
 }
 
-fn subsystem(namespaces: Vec<Namespace>) -> SubsystemConfig {
+pub(super) fn subsystem(namespaces: Vec<Namespace>) -> SubsystemConfig {
     let config = SubsystemConfig::new(nqn(), SubsystemKind::Nvm, [7; 16]);
     SubsystemConfig { namespaces, ..config }
 }
@@ -48,14 +51,14 @@ fn described(config: SubsystemConfig) -> TargetDescription {
 }
 
 /// A target of two cores with a controller and a queue on each core.
-struct Connected {
-    harness: Harness,
-    admin: Host,
-    queues: [Host; 2],
+pub(super) struct Connected {
+    pub harness: Harness,
+    pub admin: Host,
+    pub queues: [Host; 2],
 }
 
 impl Connected {
-    fn to(config: SubsystemConfig) -> Connected {
+    pub fn to(config: SubsystemConfig) -> Connected {
         let mut harness = Harness::with_cores(described(config), 2);
         let mut admin = open(&mut harness, 1);
         assert!(admin.connect(&mut harness, 0, 0xffff).status().is_success());
@@ -85,7 +88,7 @@ impl Connected {
     }
 
     /// Reads the block at `lba` of a namespace by the queue on `core`.
-    fn read(&mut self, core: usize, namespace: u32, lba: u32) -> Result<Vec<u8>, Status> {
+    pub fn read(&mut self, core: usize, namespace: u32, lba: u32) -> Result<Vec<u8>, Status> {
         let sgl = SglDescriptor::transport_data_block(512);
         let mut command = SubmissionEntry::new(0x02, 9, namespace).with_sgl(sgl);
         command.cdw10.set(lba);

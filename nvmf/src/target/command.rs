@@ -13,16 +13,13 @@ use reactor::dma::DmaBuffer;
 use reactor::slab::SlotId;
 use zerocopy::FromBytes;
 
-use super::admin::{
-    self, AdminOutcome, ConnectRequest, Effect, HeldCompletion, Refusal, RequestedController,
-};
+use super::admin::{self, ConnectRequest, Refusal, RequestedController};
 use super::connection::{self, BUFFER_SHARE, Connection, GRANT_SHARE, Queue, SendItem};
 use super::description::SubsystemId;
 use super::io_command::{self, NamespaceView, RANGE_BYTES};
-use super::message::{ConnectQuestion, ConnectionId, ControllerChange, Message, QueueKind};
+use super::message::{ConnectQuestion, ConnectionId, Message, QueueKind};
 use super::receive::{Step, Taken};
-use super::request::{Action, Payload, Plan, PlannedIo, RequestState, Transfer};
-use super::subsystem::SubsystemKind;
+use super::request::{Action, Plan, PlannedIo, RequestState, Transfer};
 use crate::fabrics::connect::{
     CONNECT_DATA_BYTES, CONNECT_RECORD_FORMAT, CONNECT_TYPE, FABRICS_OPCODE,
 };
@@ -241,7 +238,7 @@ impl Connection {
             }
             Action::Io(io) => self.submit(step, slot, io),
             Action::Deallocate { root, ranges } => self.deallocate(step, slot, root, ranges),
-            Action::Admin => self.execute_admin(step, slot),
+            Action::Admin => self.begin_admin(step, slot),
             Action::Connect => self.execute_connect(step, slot),
             Action::Disconnect => {
                 if let Some(Queue { controller, id: queue_id, .. }) = self.queue {
@@ -304,85 +301,6 @@ impl Connection {
             let token = connection::token(step.id, slot, request.generation);
             let io = Io::with_memory(Operation::Unmap, lba, blocks, Memory::None, token);
             return self.submit_to(step, slot, root, io);
-        }
-    }
-
-    fn execute_admin(&mut self, step: &mut Step<'_>, slot: u16) {
-        let request = &mut self.requests[usize::from(slot)];
-        let controller = self.admin.as_mut().expect("an admin plan is made by its controller");
-        let queue = self.queue.as_ref().expect("a controller has its admin queue");
-        let description = Arc::clone(&step.core.description);
-        let Some(subsystem) = description.subsystems.get(&queue.controller.subsystem) else {
-            // Removed; the connection is about to be closed.
-            return self.fail(step, slot, Status::INTERNAL_ERROR);
-        };
-        let local = self.socket.as_ref().map(|socket| socket.local());
-        let directory = match subsystem.kind() {
-            SubsystemKind::Discovery => description.directory(local),
-            SubsystemKind::Nvm => None,
-        };
-        let input = admin::AdminInput {
-            now: step.cx.now(),
-            subsystem,
-            open_io_queues: controller.open_io_queues(),
-            controllers: &[queue.controller.id],
-            statistics: subsystem.statistics(),
-            directory: directory.as_ref(),
-        };
-        let mut nothing = [];
-        let (data_in, data_out): (&[u8], &mut [u8]) =
-            match (&mut request.buffer, request.plan.transfer) {
-                (Some(buffer), Transfer::ToHost(len_bytes)) => {
-                    let room = &mut buffer.bytes_mut()[..len_bytes as usize];
-                    // What the command leaves alone reads as zero, not as what was there before.
-                    room.fill(0);
-                    (&[], room)
-                }
-                (Some(buffer), Transfer::FromHost(len_bytes)) => {
-                    (buffer.bytes(len_bytes), &mut nothing)
-                }
-                _ => (&[], &mut nothing),
-            };
-        let granted_before = controller.io_queues_granted();
-        let (outcome, effect) = controller.command(&input, &request.command, data_in, data_out);
-        let (granted, round) = (controller.io_queues_granted(), controller.round());
-        match outcome {
-            AdminOutcome::Complete { status, result } => self.complete(step, slot, status, result),
-            AdminOutcome::Data { len_bytes, result } => {
-                request.payload = Payload::Buffer(len_bytes);
-                self.complete_read(step, slot, result);
-            }
-            AdminOutcome::Held => request.state = RequestState::Held,
-        }
-        let change = match effect {
-            Effect::None => None,
-            Effect::Enabled => Some(ControllerChange::Enabled),
-            Effect::Reset | Effect::Shutdown => Some(ControllerChange::Disabled { round }),
-        };
-        let of_queues =
-            (granted != granted_before).then_some(ControllerChange::QueuesGranted(granted));
-        for change in [change, of_queues].into_iter().flatten() {
-            let controller = self.queue.as_ref().expect("it has its admin queue").controller;
-            step.core.tell_home_first(Message::Controller { controller, change });
-        }
-        self.answer_events(step);
-    }
-
-    /// Completes held asynchronous event requests while there are events for them.
-    pub(super) fn answer_events(&mut self, step: &mut Step<'_>) {
-        loop {
-            let Some(controller) = self.admin.as_mut() else { return };
-            let Some(HeldCompletion { command_id, status, result }) = controller.next_event()
-            else {
-                return;
-            };
-            let held = self.requests.iter().position(|request| {
-                request.state == RequestState::Held
-                    && request.command.command_id.get() == command_id
-            });
-            let slot = held.expect("the controller answers requests that are held here");
-            let slot = u16::try_from(slot).expect("a queue has at most 65535 slots");
-            self.complete(step, slot, status, u64::from(result));
         }
     }
 

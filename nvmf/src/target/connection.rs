@@ -13,7 +13,7 @@ use reactor::socket::Socket;
 
 use super::admin::{AdminController, ConnectRequest};
 use super::command_ids::CommandIds;
-use super::message::ControllerKey;
+use super::message::{ConnectionId, ControllerKey};
 use super::namespace::NamespacePath;
 use super::request::{Request, RequestState};
 use crate::pdu::header::COMMON_HEADER_BYTES;
@@ -65,6 +65,8 @@ pub(super) enum ConnectionState {
 pub(super) struct Queue {
     /// Its controller.
     pub controller: ControllerKey,
+    /// The connection of the controller's admin queue.
+    pub admin: ConnectionId,
     /// Queue id; zero is the admin queue.
     pub id: u16,
     /// Entries.

@@ -15,7 +15,7 @@ use reactor::socket::{AcceptedStream, Listener, Ready, Socket, SocketKey};
 use reactor::{Cx, Nanos, Service, Wake};
 
 use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, Queue, parts};
-use super::core_state::{CoreState, HOME};
+use super::core_state::{CoreState, ERROR_REPORTS_PER_SWEEP, HOME};
 use super::description::{PortalId, TargetDescription};
 use super::home::Home;
 use super::limits::ADMIN_IN_CAPSULE_BYTES;
@@ -176,6 +176,7 @@ impl TargetCore {
         }
         self.decide_connects();
         self.state.roots.publish();
+        self.state.error_reports_left = ERROR_REPORTS_PER_SWEEP;
         for admin in self.connections.iter_mut().filter_map(|(_, one)| one.admin.as_mut()) {
             admin.fail_if_overdue(now);
         }

@@ -10,14 +10,19 @@ use reactor::mesh::{CoreIndex, Peers};
 use reactor::slab::SlotId;
 use reactor::{Cx, Nanos};
 
+use super::admin::ErrorReport;
 use super::closing::Closing;
 use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState};
 use super::description::{SubsystemId, TargetDescription};
-use super::message::{ControllerChange, ControllerKey, Message, QueueKind};
+use super::message::{ConnectionId, ControllerChange, ControllerKey, Message, QueueKind};
 use super::namespace::NamespacePath;
 use super::roots::{RootError, Roots};
 use super::work_list::WorkList;
 use crate::pdu::TermReason;
+
+/// Errors of I/O commands that a core reports to their controllers between two sweeps: an error
+/// log holds as many. What is beyond is counted with the next.
+pub(super) const ERROR_REPORTS_PER_SWEEP: u32 = super::admin::error_log::ERROR_ENTRIES as u32;
 
 /// The index of the core that listens and keeps the register.
 pub(super) const HOME: CoreIndex = CoreIndex(0);
@@ -62,6 +67,9 @@ pub(super) struct CoreState {
     pub ending: Vec<SlotId>,
     /// Controllers whose I/O queues are being closed here.
     pub closing: Closing,
+    /// Errors that may be reported before the next sweep, and those that were not.
+    pub error_reports_left: u32,
+    errors_unlisted: u32,
 }
 
 impl CoreState {
@@ -80,6 +88,8 @@ impl CoreState {
             granted_bytes: 0,
             ending: Vec::with_capacity(capacity),
             closing: Closing::default(),
+            error_reports_left: ERROR_REPORTS_PER_SWEEP,
+            errors_unlisted: 0,
         }
     }
 
@@ -154,6 +164,24 @@ impl CoreState {
         cx.counters.protocol_errors += 1;
         connection.terminate(reason, cx.now());
         self.mark_send(connection, id);
+    }
+
+    /// Reports an error of an I/O queue to the core of its admin queue.
+    pub fn report_error(
+        &mut self,
+        admin: ConnectionId,
+        controller: ControllerKey,
+        report: ErrorReport,
+    ) {
+        let Some(left) = self.error_reports_left.checked_sub(1) else {
+            self.errors_unlisted = self.errors_unlisted.saturating_add(1);
+            return;
+        };
+        self.error_reports_left = left;
+        let unlisted = std::mem::take(&mut self.errors_unlisted);
+        let report = ErrorReport { unlisted, ..report };
+        let told = Message::CommandFailed { connection: admin.slot, controller, report };
+        self.send_message(admin.core, told);
     }
 
     /// The connection is lost, or given up: its socket goes, and the home core is told.

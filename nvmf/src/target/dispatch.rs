@@ -15,7 +15,7 @@ use super::connection::Queue;
 use super::core::TargetCore;
 use super::home::{Decided, Follows, QueueCount};
 use super::limits::ADMIN_IN_CAPSULE_BYTES;
-use super::message::{ControllerKey, Message, QueueKind};
+use super::message::{ConnectionId, ControllerKey, Message, QueueKind};
 use crate::pdu::Rules;
 
 impl TargetCore {
@@ -36,6 +36,16 @@ impl TargetCore {
                     admin.set_open_io_queues(count);
                 }
             }
+            Message::CommandFailed { connection, controller, report } => {
+                if let Some(admin) = self.admin(connection, controller) {
+                    admin.note_error(&report);
+                }
+            }
+            Message::ControllersListed { connection, request, controllers } => {
+                self.with(cx, connection, |one, step, _| {
+                    one.controllers_listed(step, request, &controllers);
+                });
+            }
             of_home => self.take_message_of_home(cx, of_home),
         }
     }
@@ -52,6 +62,13 @@ impl TargetCore {
         let home = self.home.as_mut().expect("the home core is told");
         match message {
             Message::Connect { connection, request } => home.ask(connection, request),
+            Message::ListControllers { connection, request, subsystem } => {
+                let controllers = home.controllers(subsystem);
+                let connection = (connection.core, connection.slot);
+                let answer =
+                    Message::ControllersListed { connection: connection.1, request, controllers };
+                self.state.send_message(connection.0, answer);
+            }
             Message::QueueClosing { controller, queue_id } => {
                 home.queue_closing(controller, queue_id);
             }
@@ -90,6 +107,7 @@ impl TargetCore {
                 self.state.send_message(admin.core, told);
             }
             let Some(Decided { connection, queue, outcome }) = decided else { return count };
+            let outcome = outcome.map(|controller| (controller, home.admin_of(controller)));
             let answer = Message::Connected { connection: connection.slot, queue, outcome };
             self.state.send_message(connection.core, answer);
             count += 1;
@@ -102,7 +120,7 @@ impl TargetCore {
         cx: &mut Cx,
         id: SlotId,
         queue: QueueKind,
-        outcome: Result<ControllerKey, (Status, u32)>,
+        outcome: Result<(ControllerKey, ConnectionId), (Status, u32)>,
     ) {
         let asking = self.connections.get_mut(id).and_then(|connection| {
             if !connection.is_open() {
@@ -113,13 +131,13 @@ impl TargetCore {
         });
         let Some((slot, asked)) = asking else {
             // It was lost while the home core decided: what was made goes again.
-            if let Ok(controller) = outcome {
+            if let Ok((controller, _)) = outcome {
                 self.state.undo_connect(controller, queue);
             }
             return;
         };
-        let established = outcome.and_then(|controller| {
-            let made = self.establish(cx, id, &asked, controller);
+        let established = outcome.and_then(|(controller, admin)| {
+            let made = self.establish(cx, id, &asked, (controller, admin));
             if made.is_err() {
                 self.state.undo_connect(controller, queue);
             }
@@ -143,7 +161,7 @@ impl TargetCore {
         cx: &mut Cx,
         id: SlotId,
         asked: &ConnectRequest,
-        controller: ControllerKey,
+        (controller, admin_connection): (ControllerKey, ConnectionId),
     ) -> Result<(), Status> {
         let description = Arc::clone(&self.state.description);
         // Gone while the home core decided: as if it had never been there.
@@ -175,6 +193,7 @@ impl TargetCore {
         });
         let queue = Queue {
             controller,
+            admin: admin_connection,
             id: asked.queue_id,
             entries,
             // The answer to the Connect, the first command of the queue, moves it to 1.

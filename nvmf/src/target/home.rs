@@ -153,6 +153,19 @@ impl Home {
         self.counts.pop()
     }
 
+    /// The connection of the admin queue of a controller that was just decided on.
+    pub fn admin_of(&self, controller: ControllerKey) -> ConnectionId {
+        let key = (controller.subsystem, controller.id);
+        self.controllers.get(&key).expect("a controller that a Connect was granted").admin
+    }
+
+    /// The identifiers of a subsystem's controllers, ascending.
+    pub fn controllers(&self, subsystem: SubsystemId) -> Vec<u16> {
+        let all = self.controllers.range((subsystem, 0)..=(subsystem, u16::MAX));
+        let alive = all.filter(|(_, entry)| !matches!(entry.life, Life::Ending(_)));
+        alive.map(|((_, id), _)| *id).collect()
+    }
+
     /// True while time passing may change something.
     pub fn is_timed(&self) -> bool {
         self.controllers.values().any(|entry| matches!(entry.life, Life::Ending(_)))

@@ -7,6 +7,7 @@ use reactor::mesh::CoreIndex;
 use reactor::slab::SlotId;
 use reactor::socket::AcceptedStream;
 
+use super::admin::ErrorReport;
 use super::description::SubsystemId;
 use crate::fabrics::Nqn;
 
@@ -28,6 +29,15 @@ pub struct ControllerKey {
     pub id: u16,
     /// Which use of that id.
     pub usage: u32,
+}
+
+/// Names a request of a connection: slots are used again, so the generation comes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Its slot.
+    pub slot: u16,
+    /// Which use of the slot.
+    pub generation: u32,
 }
 
 /// Which queue a Connect asks for.
@@ -93,8 +103,36 @@ pub enum Message {
         connection: SlotId,
         /// Which queue.
         queue: QueueKind,
-        /// The controller that the queue belongs to, or the status and result of the refusal.
-        outcome: Result<ControllerKey, (Status, u32)>,
+        /// The controller that the queue belongs to and the connection of its admin queue, or the
+        /// status and result of the refusal.
+        outcome: Result<(ControllerKey, ConnectionId), (Status, u32)>,
+    },
+    /// To the core of an admin queue: a command of one of the I/O queues was answered with an error.
+    CommandFailed {
+        /// The connection of the admin queue.
+        connection: SlotId,
+        /// The controller.
+        controller: ControllerKey,
+        /// What failed.
+        report: ErrorReport,
+    },
+    /// To the home core: which controllers does this subsystem have?
+    ListControllers {
+        /// The connection that asks.
+        connection: ConnectionId,
+        /// For which of its requests.
+        request: RequestId,
+        /// The subsystem.
+        subsystem: SubsystemId,
+    },
+    /// The home core's answer.
+    ControllersListed {
+        /// The connection that asked.
+        connection: SlotId,
+        /// For which of its requests.
+        request: RequestId,
+        /// The identifiers, ascending.
+        controllers: Vec<u16>,
     },
     /// To the home core: an I/O queue closes; its I/O may still be at a device.
     QueueClosing {

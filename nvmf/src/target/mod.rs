@@ -12,6 +12,9 @@
 //! Governed by NVMe Base 2.0, NVMe over Fabrics and the NVMe/TCP Transport 1.0 specification.
 
 pub mod admin;
+mod admin_command;
+#[cfg(test)]
+mod admin_command_tests;
 mod apply;
 #[cfg(test)]
 mod apply_tests;

@@ -44,7 +44,8 @@ pub struct Namespace {
     pub ana: AnaState,
     /// The size of the device when the namespace was made: what hosts were told.
     pub geometry: Geometry,
-    /// What hosts have moved.
+    /// What hosts have moved; has a cell for each core, or else counts nothing. To be kept when a
+    /// change makes the namespace anew.
     pub statistics: Arc<NamespaceStatistics>,
 }
 

@@ -28,6 +28,8 @@ pub(super) enum RequestState {
     WaitingForData,
     /// A Connect that the home core looks at.
     AtHome,
+    /// A command of the admin queue for which the home core is asked.
+    Asking,
     /// The device has it, or it waits for the device's credit.
     InDevice,
     /// An asynchronous event request without an event.

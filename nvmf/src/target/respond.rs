@@ -7,6 +7,7 @@
 use bdev::nvme::completion::CompletionEntry;
 use bdev::{Completion, Status};
 
+use super::admin::ErrorReport;
 use super::connection::{Connection, SendItem};
 use super::receive::Step;
 use super::request::{Action, Payload, Request, RequestState, Transfer};
@@ -58,6 +59,9 @@ impl Connection {
         request.payload = Payload::None;
         request.tail_bytes = 0;
         append_response(request, &mut self.queue, self.framing, status, result);
+        if !status.is_success() {
+            self.report_error(step, slot, status);
+        }
         self.answer(step, slot);
     }
 
@@ -88,6 +92,18 @@ impl Connection {
             append_response(request, &mut self.queue, self.framing, Status::SUCCESS, result);
         }
         self.answer(step, slot);
+    }
+
+    /// Tells the controller of an error, for its log.
+    #[cold]
+    fn report_error(&mut self, step: &mut Step<'_>, slot: u16, status: Status) {
+        let Some(queue) = &self.queue else { return };
+        let command = &self.requests[usize::from(slot)].command;
+        let Some(report) = ErrorReport::of(queue.id, command, status) else { return };
+        match self.admin.as_mut() {
+            Some(admin) => admin.note_error(&report),
+            None => step.core.report_error(queue.admin, queue.controller, report),
+        }
     }
 
     fn answer(&mut self, step: &mut Step<'_>, slot: u16) {

@@ -11,6 +11,7 @@ use reactor::Nanos;
 
 use super::changed_namespaces::ChangedNamespaces;
 use super::discovery::Directory;
+use super::error_log::{ErrorLog, ErrorReport};
 use super::events::{Events, Notice};
 use super::features::{FeatureContext, Features};
 use super::identify::{IdentifyContext, identify};
@@ -109,6 +110,7 @@ pub struct AdminController {
     keep_alive: KeepAlive,
     features: Features,
     events: Events,
+    errors: ErrorLog,
     changed_namespaces: ChangedNamespaces,
     /// Grows with every change of the ANA log.
     ana_change_count: u64,
@@ -128,6 +130,7 @@ impl AdminController {
             keep_alive: KeepAlive::new(options.keep_alive_ms, now),
             features: Features::new(limits, now),
             events: Events::default(),
+            errors: ErrorLog::default(),
             changed_namespaces: ChangedNamespaces::default(),
             ana_change_count: 0,
             round: 0,
@@ -321,6 +324,7 @@ impl AdminController {
         let context = LogContext {
             subsystem: cx.subsystem,
             statistics: &cx.statistics,
+            errors: &self.errors,
             changed_namespaces: &self.changed_namespaces,
             ana_change_count: self.ana_change_count,
             directory: cx.directory,
@@ -355,6 +359,11 @@ impl AdminController {
     /// each notice.
     pub fn next_event(&mut self) -> Option<HeldCompletion> {
         self.events.next()
+    }
+
+    /// A command of one of its queues was answered with an error.
+    pub fn note_error(&mut self, report: &ErrorReport) {
+        self.errors.add(report);
     }
 
     /// A namespace came, went, or changed.

@@ -9,9 +9,9 @@ use bdev::nvme::register::Version;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros};
 
+use super::error_log::ERROR_ENTRIES;
 use super::events::supported_mask;
 use super::identify::IdentifyContext;
-use super::log_page::ERROR_ENTRIES;
 use crate::target::limits::{
     ASYNC_EVENTS_MAX, CAPSULE_UNIT_BYTES, KEEP_ALIVE_GRANULARITY, NAMESPACES_LIMIT, PAGE_BYTES,
 };

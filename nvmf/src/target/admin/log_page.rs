@@ -9,7 +9,7 @@ use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
 use bdev::nvme::identify::COMMAND_SET_NVM;
 use bdev::nvme::log_page::{
     self as page, ANA_GROUPS_ONLY, AnaGroup, AnaHeader, ChangedNamespaceLog, CommandEffectsLog,
-    Counter, ErrorEntry, FirmwareSlotLog, SmartLog, effect,
+    Counter, FirmwareSlotLog, SmartLog, effect,
 };
 use bdev::nvme::opcode::{AdminOpcode, NvmOpcode};
 use zerocopy::little_endian::{U32, U64};
@@ -17,6 +17,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::changed_namespaces::ChangedNamespaces;
 use super::discovery::Directory;
+use super::error_log::ErrorLog;
 use super::features;
 use super::identify_controller::firmware_revision;
 use crate::fabrics::Nqn;
@@ -45,9 +46,6 @@ const IO_PAGES: [u8; 9] = [
 /// Log pages of a discovery controller.
 const DISCOVERY_PAGES: [u8; 5] =
     [page::SUPPORTED, page::ERROR, page::FEATURE_EFFECTS, MANAGEMENT_EFFECTS, page::DISCOVERY];
-
-/// Entries of the error log, which stays empty: every error goes to the host as a status.
-pub(super) const ERROR_ENTRIES: u8 = 1;
 
 /// Admin commands that are executed.
 const ADMIN_COMMANDS: [AdminOpcode; 7] = [
@@ -110,6 +108,7 @@ fn command_set(entry: &SubmissionEntry) -> u8 {
 pub(super) struct LogContext<'a> {
     pub subsystem: &'a Subsystem,
     pub statistics: &'a IoStatistics,
+    pub errors: &'a ErrorLog,
     pub changed_namespaces: &'a ChangedNamespaces,
     pub ana_change_count: u64,
     pub directory: Option<&'a Directory>,
@@ -132,8 +131,8 @@ pub(super) fn read(
     }
     let whole = match request.log_page {
         page::SUPPORTED => table(pages, |_| SUPPORTED_BIT),
-        page::ERROR => ErrorEntry::new_zeroed().as_bytes().repeat(usize::from(ERROR_ENTRIES)),
-        page::SMART => smart(cx.statistics),
+        page::ERROR => cx.errors.page(),
+        page::SMART => smart(cx.statistics, cx.errors.count()),
         page::FIRMWARE_SLOT => firmware_slots(),
         page::CHANGED_NAMESPACES => changed_namespaces(cx.changed_namespaces),
         page::COMMAND_EFFECTS => command_effects(command_set(entry))?,
@@ -170,7 +169,7 @@ fn table(identifiers: &[u8], descriptor: impl Fn(u8) -> u32) -> Vec<u8> {
     entries.as_bytes().to_vec()
 }
 
-fn smart(statistics: &IoStatistics) -> Vec<u8> {
+fn smart(statistics: &IoStatistics, error_count: u64) -> Vec<u8> {
     let units = |bytes: u64| Counter::new(u128::from(bytes.div_ceil(DATA_UNIT_BYTES)));
     let mut log = SmartLog::new_zeroed();
     log.spare_percent = SPARE_PERCENT;
@@ -179,6 +178,7 @@ fn smart(statistics: &IoStatistics) -> Vec<u8> {
     log.data_units_written = units(statistics.written_bytes);
     log.read_commands = Counter::new(u128::from(statistics.read_commands));
     log.write_commands = Counter::new(u128::from(statistics.write_commands));
+    log.error_entries = Counter::new(u128::from(error_count));
     log.as_bytes().to_vec()
 }
 

@@ -11,6 +11,7 @@ mod changed_namespaces;
 pub mod connect;
 pub mod controller;
 pub mod discovery;
+pub mod error_log;
 mod events;
 mod features;
 mod identify;
@@ -30,6 +31,7 @@ pub use controller::{
     AdminController, AdminInput, AdminOutcome, ControllerOptions, Effect, HeldCompletion,
 };
 pub use discovery::{Directory, DirectoryEntry};
+pub use error_log::ErrorReport;
 
 pub use properties::{ControllerState, QUIESCE_TIMEOUT};
 pub(super) use transfer::check_flags;
