@@ -107,7 +107,7 @@ pub enum Message {
         /// status and result of the refusal.
         outcome: Result<(ControllerKey, ConnectionId), (Status, u32)>,
     },
-    /// To the core of an admin queue: a command of one of the I/O queues was answered with an error.
+    /// To the core of an admin queue: a command of an I/O queue was answered with an error.
     CommandFailed {
         /// The connection of the admin queue.
         connection: SlotId,
