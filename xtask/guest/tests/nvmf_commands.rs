@@ -97,7 +97,8 @@ mod real_kernel {
                 nvme write-zeroes {device} -s 9 -c 0
                 nvme write-zeroes {device} -s 20 -c 19 --deac
                 dd if={device} of=/tmp/back bs=64k count=2 iflag=direct
-                blocks() {{ dd if=/tmp/back bs=512 skip=$1 count=$2 2>/dev/null | tr -d '\\0' | wc -c; }}
+                blocks() {{ dd if=/tmp/back bs=512 skip=$1 count=$2 2>/dev/null | \
+                    tr -d '\\0' | wc -c; }}
                 test $(blocks 0 9) = 4608
                 test $(blocks 9 1) = 0
                 test $(blocks 10 10) = 5120

@@ -3,15 +3,16 @@
 
 #[cfg(test)]
 mod real_kernel {
-    use std::fs::{self, File};
-    use std::path::PathBuf;
     use std::time::{Duration, Instant};
 
     use guest::nvme::{self, Controller};
-    use guest::{Cache, Guest, GuestImage, Result, SharedGuest, Target};
+    use guest::{Cache, Disk, Guest, GuestImage, Load, Result, SharedGuest, Target};
 
-    const LIMIT: Duration = Duration::from_secs(240);
+    const LIMIT: Duration = Duration::from_secs(120);
+    const DIRECTORY: &str = env!("CARGO_TARGET_TMPDIR");
     const SIZE_MIB: u64 = 64;
+    /// What the load writes before it reads it back.
+    const LOAD_MIB: u32 = 8;
     const NQN: &str = "nqn.2026-01.example:restart";
     /// What [`nvme::connect`] tells the kernel to wait between two tries to reconnect.
     const RECONNECT_DELAY: Duration = Duration::from_secs(1);
@@ -23,62 +24,6 @@ mod real_kernel {
     fn boot() -> Result<Guest> {
         let image = GuestImage::prepare(&Cache::from_environment())?;
         Guest::builder(&image).cpus(2).boot()
-    }
-
-    /// A file of its own for a test, removed with it.
-    struct Disk(PathBuf);
-
-    impl Disk {
-        fn new(name: &str) -> Disk {
-            let name = format!("{name}-{}", std::process::id());
-            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-            File::create(&path).unwrap().set_len(SIZE_MIB << 20).unwrap();
-            Disk(path)
-        }
-
-        fn uri(&self, scheme: &str) -> String {
-            format!("{scheme}://{}", self.0.display())
-        }
-    }
-
-    impl Drop for Disk {
-        fn drop(&mut self) {
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-
-    /// Writes all of the device in blocks with checksums, and reads every block back at the end,
-    /// in the background: the exit code goes to a file.
-    fn start_verify(guest: &mut Guest, device: &str) {
-        let job = format!(
-            "fio --name=verify --filename={device} --rw=randwrite --bs=4k --size=16m \
-             --iodepth=16 --ioengine=libaio --direct=1 --thread --gtod_reduce=1 \
-             --verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1"
-        );
-        let script = format!("rm -f /tmp/fio*; ({job} > /tmp/fio.log 2>&1; echo $? > /tmp/fio) &");
-        guest.run_ok(&script, LIMIT).unwrap();
-    }
-
-    /// Waits until the host has written this much over the connection, so that the load is under
-    /// way. The kernel counts what it moves by the path, not by the device that hides the paths.
-    fn wait_for_writes(guest: &mut Guest, controller: &Controller, mib: u32) {
-        let wait = format!(
-            "cd /sys/class/nvme/{}/nvme*c*n1
-            start=$(awk '{{ print $7 }}' stat)
-            for i in $(seq 600); do
-                now=$(awk '{{ print $7 }}' stat)
-                [ $((now - start)) -ge {} ] && exit; sleep 0.1
-            done; exit 1",
-            controller.name(),
-            mib * 2048
-        );
-        guest.run_ok(&wait, LIMIT).unwrap();
-    }
-
-    fn verify_passed(guest: &mut Guest) {
-        let wait = "for i in $(seq 2000); do test -s /tmp/fio && break; sleep 0.1; done
-            cat /tmp/fio.log; exit $(cat /tmp/fio)";
-        guest.run_ok(wait, LIMIT).unwrap();
     }
 
     fn identity(guest: &mut Guest, device: &str) -> String {
@@ -96,7 +41,7 @@ mod real_kernel {
 
     /// Kills the target under load and starts it again, as often as asked.
     fn the_host_comes_back(scheme: &str, kills: u32) {
-        let disk = Disk::new(scheme);
+        let disk = Disk::create(DIRECTORY, scheme, SIZE_MIB).unwrap();
         let uri = disk.uri(scheme);
         let arguments = [uri.as_str(), "--nqn", NQN];
         let mut target = Target::start(0, &arguments).unwrap();
@@ -105,15 +50,16 @@ mod real_kernel {
         let controller = nvme::connect(&mut guest, &endpoint, "").unwrap();
         let device = controller.namespace(&mut guest, 1).unwrap();
         let before = identity(&mut guest, &device);
-        start_verify(&mut guest, &device);
+        let load = Load::start(&mut guest, &device, LOAD_MIB).unwrap();
         for _ in 0..kills {
-            wait_for_writes(&mut guest, &controller, 2);
+            load.wait_for(&mut guest, 2048).unwrap();
             target.kill();
             controller.wait_for_state(&mut guest, "connecting").unwrap();
             target = Target::start(endpoint.port, &arguments).unwrap();
             controller.wait_for_state(&mut guest, "live").unwrap();
         }
-        verify_passed(&mut guest);
+        load.wait_for(&mut guest, 2048).unwrap();
+        load.stop(&mut guest).unwrap();
         assert_eq!(identity(&mut guest, &device), before);
         assert!(target.is_alive(), "{}", target.log());
         controller.disconnect(&mut guest).unwrap();
@@ -134,7 +80,7 @@ mod real_kernel {
     /// from the begin of the last try on.
     #[test]
     fn a_host_is_served_soon_after_a_restart() {
-        let disk = Disk::new("soon");
+        let disk = Disk::create(DIRECTORY, "soon", SIZE_MIB).unwrap();
         let uri = disk.uri("uring");
         let arguments = [uri.as_str(), "--nqn", NQN];
         let target = Target::start(0, &arguments).unwrap();
