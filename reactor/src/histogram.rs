@@ -76,6 +76,24 @@ impl Histogram {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
+    /// What was counted since `earlier`, a copy of this histogram. Its extremes are those of their
+    /// buckets.
+    #[must_use]
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        let mut difference = Histogram::new();
+        for (bucket, count) in difference.counts.iter_mut().enumerate() {
+            *count = self.counts[bucket].wrapping_sub(earlier.counts[bucket]);
+            if *count > 0 {
+                let high_ns = bucket_high_ns(bucket);
+                difference.min_ns = difference.min_ns.min(high_ns);
+                difference.max_ns = high_ns.min(self.max_ns);
+            }
+        }
+        difference.count = self.count.wrapping_sub(earlier.count);
+        difference.sum_ns = self.sum_ns.wrapping_sub(earlier.sum_ns);
+        difference
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.counts.fill(0);
@@ -159,6 +177,19 @@ mod tests {
     /// Values of every magnitude alike.
     fn latency() -> impl Strategy<Value = u64> {
         (any::<u64>(), 0_u32..64).prop_map(|(bits, shift)| bits >> shift)
+    }
+
+    #[test]
+    fn the_difference_to_a_copy_is_what_came_after_it() {
+        let mut whole = Histogram::new();
+        [5, 7000].iter().for_each(|value_ns| whole.record(*value_ns));
+        let earlier = whole.clone();
+        [100, 100, 3000].iter().for_each(|value_ns| whole.record(*value_ns));
+        let since = whole.since(&earlier);
+        assert_eq!((since.count(), since.quantile(0.5)), (3, 100));
+        assert_eq!(since.min(), 100);
+        assert!((3000..3000 + 3000 / 64).contains(&since.max()), "{}", since.max());
+        assert_eq!(whole.since(&whole).count(), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bdev::{Completion, Completions};
+use reactor::histogram::Histogram;
 use reactor::mesh::{CoreIndex, Peers};
 use reactor::slab::{Slab, SlotId};
 use reactor::socket::{AcceptedStream, Listener, Ready, Socket, SocketKey};
@@ -89,6 +90,12 @@ impl TargetCore {
     /// Listens there no more; connections that came by it stay. On the first core only.
     pub fn stop_listening(&mut self, portal: PortalId) {
         self.listeners.retain(|(listening, _)| *listening != portal);
+    }
+
+    /// How long this core took over each I/O since it was started, from the parse of the command
+    /// to the reply handed to the socket.
+    pub fn service_times(&self) -> &Histogram {
+        self.state.answers.service_times()
     }
 
     /// Serves a stream on this core. Its key is made before the socket is.
@@ -363,9 +370,9 @@ impl Service for TargetCore {
             });
             work += done.unwrap_or(0);
         }
-        if self.state.answers.count > 0 {
+        if !self.state.answers.is_empty() {
             // One more look at the clock in a pass that answered: what the pass itself took.
-            cx.counters.io_ns += self.state.answers.take_ns(cx.read_clock());
+            cx.counters.io_ns += self.state.answers.sent(cx.read_clock());
         }
         if let Some(deadline) = self.stopping {
             self.close_what_is_done(cx, deadline);

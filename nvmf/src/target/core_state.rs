@@ -6,11 +6,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use reactor::Cx;
 use reactor::mesh::{CoreIndex, Peers};
 use reactor::slab::SlotId;
-use reactor::{Cx, Nanos};
 
 use super::admin::ErrorReport;
+use super::answers::Answers;
 use super::closing::Closing;
 use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState};
 use super::description::{SubsystemId, TargetDescription};
@@ -26,28 +27,6 @@ pub(super) const ERROR_REPORTS_PER_SWEEP: u32 = super::admin::error_log::ERROR_E
 
 /// The index of the core that listens and keeps the register.
 pub(super) const HOME: CoreIndex = CoreIndex(0);
-
-/// I/Os answered in this pass, whose service time is known once the answers are sent.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub count: u64,
-    started_ns: u64,
-}
-
-impl Answers {
-    /// An I/O whose command was parsed at `started` has its answer queued.
-    pub fn add(&mut self, started: Nanos) {
-        self.count += 1;
-        self.started_ns = self.started_ns.wrapping_add(started.0);
-    }
-
-    /// Service time of them all when they are sent at `sent`, in nanoseconds; starts anew.
-    pub fn take_ns(&mut self, sent: Nanos) -> u64 {
-        let total_ns = sent.0.wrapping_mul(self.count).wrapping_sub(self.started_ns);
-        *self = Answers::default();
-        total_ns
-    }
-}
 
 /// What the connections of a core share: borrowed by whichever is worked on.
 #[derive(Debug)]
@@ -79,7 +58,7 @@ impl CoreState {
         CoreState {
             description,
             roots: Roots::new(peers.own()),
-            answers: Answers::default(),
+            answers: Answers::new(),
             peers,
             outbox: VecDeque::new(),
             receive_list: WorkList::with_capacity(capacity),

@@ -15,6 +15,7 @@ pub mod admin;
 mod admin_command;
 #[cfg(test)]
 mod admin_command_tests;
+mod answers;
 mod apply;
 #[cfg(test)]
 mod apply_tests;

@@ -117,7 +117,9 @@ impl Connection {
             };
             step.cx.counters.ios += 1;
             step.cx.counters.io_bytes += bytes;
-            step.core.answers.add(request.started);
+            if step.core.answers.add(request.started) {
+                step.cx.counters.io_ns += step.core.answers.sent(now);
+            }
         }
         self.enqueue(SendItem::Answer(slot), now);
         step.core.mark_send(self, step.id);
