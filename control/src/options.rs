@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use clap::{Args, Parser, Subcommand};
-use engine::TargetConfig;
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
+use engine::{OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
 use nvmf::target::DigestPolicy;
 use nvmf::target::limits::{QUEUE_ENTRIES_DEFAULT, QUEUE_ENTRIES_LIMIT, QUEUE_ENTRIES_MIN};
@@ -100,21 +100,28 @@ pub struct TargetOptions {
 impl TargetOptions {
     /// The target that is asked for.
     pub fn to_config(&self) -> TargetConfig {
+        TargetConfig {
+            cores: self.cores.clone(),
+            digests: if self.no_digest { DigestPolicy::Never } else { DigestPolicy::AsAsked },
+            idle: if self.poll { IdlePolicy::Poll } else { IdlePolicy::default() },
+            pages: if self.no_huge { PagePreference::Ordinary } else { PagePreference::HugeFirst },
+            dma_mib: self.dma_mib,
+            ..TargetConfig::new(self.to_subsystem().setup())
+        }
+    }
+
+    /// Its subsystem, with the port to listen on.
+    fn to_subsystem(&self) -> OneSubsystem {
         let made = || identity::default_nqn(&identity::machine(), self.port);
         let nqn = self.nqn.unwrap_or_else(made);
-        TargetConfig {
+        OneSubsystem {
             address: self.addr,
             port: self.port,
             advertise: self.advertise,
             allow_hosts: self.allow_hosts.clone(),
-            cores: self.cores.clone(),
-            digests: if self.no_digest { DigestPolicy::Never } else { DigestPolicy::AsAsked },
             access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
-            idle: if self.poll { IdlePolicy::Poll } else { IdlePolicy::default() },
-            pages: if self.no_huge { PagePreference::Ordinary } else { PagePreference::HugeFirst },
-            dma_mib: self.dma_mib,
             queue_entries: self.queue_size,
-            ..TargetConfig::new(nqn, self.devices.clone())
+            ..OneSubsystem::new(nqn, self.devices.clone())
         }
     }
 }
@@ -136,8 +143,9 @@ mod tests {
         Ok(target)
     }
 
-    fn config(words: &str) -> TargetConfig {
-        parse(words).unwrap_or_else(|error| panic!("{words}: {error}")).to_config()
+    fn config(words: &str) -> (TargetConfig, OneSubsystem) {
+        let options = parse(words).unwrap_or_else(|error| panic!("{words}: {error}"));
+        (options.to_config(), options.to_subsystem())
     }
 
     #[test]
@@ -147,31 +155,33 @@ mod tests {
 
     #[test]
     fn without_options_a_ram_disk_is_served_on_the_loopback_address() {
-        let config = config("");
-        assert_eq!(config.devices, [DEVICE_DEFAULT]);
-        assert_eq!(config.listen_address(), "127.0.0.1:4420".parse().unwrap());
-        assert!(config.nqn.as_str().starts_with("nqn.2019-05.io.openebs:"));
-        assert_eq!((config.queue_entries, config.digests), (128, DigestPolicy::AsAsked));
-        assert_eq!((config.access, config.pages), (Access::ReadWrite, PagePreference::HugeFirst));
+        let (config, subsystem) = config("");
+        assert_eq!(subsystem.devices, [DEVICE_DEFAULT]);
+        assert_eq!(subsystem.listen_address(), "127.0.0.1:4420".parse().unwrap());
+        assert!(subsystem.nqn.as_str().starts_with("nqn.2019-05.io.openebs:"));
+        assert_eq!((subsystem.queue_entries, subsystem.access), (128, Access::ReadWrite));
+        assert_eq!(config.digests, DigestPolicy::AsAsked);
+        assert_eq!(config.pages, PagePreference::HugeFirst);
+        assert_eq!(config.setup, subsystem.setup());
         assert!(config.check().is_ok());
     }
 
     #[test]
     fn every_option_reaches_the_target() {
-        let config = config(
+        let (config, subsystem) = config(
             "null:///a?size_mb=1 malloc:///b?size_mb=1 --addr :: --port 0 --advertise [fd00::1] \
              --nqn nqn.2019-05.io.openebs:t --allow-host nqn.2019-05.io.openebs:h1 \
              --allow-host nqn.2019-05.io.openebs:h2 --cores 0x3 --queue-size 1024 --no-digest \
              --read-only --poll --no-huge --dma-mib 8 --quiet",
         );
-        assert_eq!(config.devices, ["null:///a?size_mb=1", "malloc:///b?size_mb=1"]);
-        assert_eq!(config.listen_address(), "[::]:0".parse().unwrap());
-        assert_eq!(config.advertise, Some("fd00::1".parse().unwrap()));
-        assert_eq!(config.nqn.as_str(), "nqn.2019-05.io.openebs:t");
-        assert_eq!(config.allow_hosts.len(), 2);
+        assert_eq!(subsystem.devices, ["null:///a?size_mb=1", "malloc:///b?size_mb=1"]);
+        assert_eq!(subsystem.listen_address(), "[::]:0".parse().unwrap());
+        assert_eq!(subsystem.advertise, Some("fd00::1".parse().unwrap()));
+        assert_eq!(subsystem.nqn.as_str(), "nqn.2019-05.io.openebs:t");
+        assert_eq!(subsystem.allow_hosts.len(), 2);
         assert_eq!(config.cores.unwrap().to_string(), "0-1");
-        assert_eq!((config.queue_entries, config.dma_mib), (1024, 8));
-        assert_eq!((config.digests, config.access), (DigestPolicy::Never, Access::ReadOnly));
+        assert_eq!((subsystem.queue_entries, config.dma_mib), (1024, 8));
+        assert_eq!((config.digests, subsystem.access), (DigestPolicy::Never, Access::ReadOnly));
         assert_eq!((config.idle, config.pages), (IdlePolicy::Poll, PagePreference::Ordinary));
     }
 

@@ -54,7 +54,9 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
         eprintln!("mayastor: {note}");
     }
     let mut output = Output::new();
-    output.write(&format!("{}\n", engine.connect_line()));
+    for line in engine.connect_lines() {
+        output.write(&format!("{line}\n"));
+    }
     let waited = wait(&engine, &mut signals, &mut output, options);
     let stopped = engine.stop(GRACE);
     waited.map_err(TargetError::Signals)?;
@@ -147,8 +149,7 @@ mod tests {
     use reactor::dma::PagePreference;
 
     fn config(pages: PagePreference) -> TargetConfig {
-        let nqn = "nqn.2019-05.io.openebs:test".parse().unwrap();
-        TargetConfig { pages, ..TargetConfig::new(nqn, Vec::new()) }
+        TargetConfig { pages, ..TargetConfig::new(Vec::new()) }
     }
 
     #[test]

@@ -6,15 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nvmf::fabrics::Nqn;
 use nvmf::target::DigestPolicy;
-use nvmf::target::limits::{
-    NAMESPACES_LIMIT, QUEUE_ENTRIES_DEFAULT, QUEUE_ENTRIES_LIMIT, QUEUE_ENTRIES_MIN,
-};
+use nvmf::target::limits::QUEUE_ENTRIES_DEFAULT;
 use nvmf::target::namespace::Access;
 use reactor::cores::{CoreList, CoresError};
 use reactor::dma::pool::CHUNKS_MIN;
 use reactor::dma::region::HUGE_PAGE_BYTES;
 use reactor::dma::{PagePreference, PoolConfig};
 use reactor::reactor::IdlePolicy;
+
+use crate::command::{AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, HostChoice};
+use crate::registry;
 
 /// The port that the NVMe specification has registered for NVMe over Fabrics.
 pub const PORT_DEFAULT: u16 = 4420;
@@ -34,44 +35,38 @@ pub const DMA_MIB_DEFAULT: u32 = 64;
 /// Why a configuration cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// There is nothing to serve.
-    #[error("there is no device to serve: name at least one, such as malloc:///ram0?size_mb=64")]
-    NoDevice,
-    /// More devices than a subsystem can have namespaces.
-    #[error("{count} devices are too many: a target serves at most {NAMESPACES_LIMIT}")]
-    TooManyDevices {
-        /// How many were named.
-        count: usize,
-    },
-    /// The size of I/O queues is out of its range.
-    #[error(
-        "a queue of {entries} entries cannot be: \
-         choose {QUEUE_ENTRIES_MIN} to {QUEUE_ENTRIES_LIMIT}"
-    )]
-    QueueEntries {
-        /// What was asked for.
-        entries: u16,
-    },
     /// The DMA memory of a core is out of its range.
     #[error("{mib} MiB of DMA memory a core cannot be: choose {DMA_MIB_MIN} to {DMA_MIB_MAX}")]
     DmaMemory {
         /// What was asked for.
         mib: u32,
     },
-    /// A wildcard cannot be connected to.
-    #[error("{address} cannot be advertised: name an address that hosts can connect to")]
-    Advertise {
-        /// What was asked for.
-        address: IpAddr,
-    },
     /// The cores cannot be used.
     #[error(transparent)]
     Cores(#[from] CoresError),
 }
 
-/// A target: what it serves, where, to whom, and on which cores.
+/// A target: what it serves, and on which cores.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
+    /// What is served from the start: carried out in this order before anything is listened on. As
+    /// a port in use is found out when it is bound, portals are best added first.
+    pub setup: Vec<Command>,
+    /// Cores to run on; none means the first that the process may use.
+    pub cores: Option<CoreList>,
+    /// Whether hosts that ask for digests get them.
+    pub digests: DigestPolicy,
+    /// What a core does when there is nothing to do.
+    pub idle: IdlePolicy,
+    /// Which pages back the DMA memory.
+    pub pages: PagePreference,
+    /// DMA memory of each core in MiB, [`DMA_MIB_MIN`] to [`DMA_MIB_MAX`].
+    pub dma_mib: u32,
+}
+
+/// A subsystem of one's own on one port: what the command line and the load generator want.
+#[derive(Clone, Debug)]
+pub struct OneSubsystem {
     /// URIs of the devices; the first is namespace 1.
     pub devices: Vec<String>,
     /// Name of the subsystem.
@@ -84,70 +79,92 @@ pub struct TargetConfig {
     pub advertise: Option<IpAddr>,
     /// Hosts that may connect; none means every host.
     pub allow_hosts: Vec<Nqn>,
-    /// Cores to run on; none means the first that the process may use.
-    pub cores: Option<CoreList>,
-    /// Whether hosts that ask for digests get them.
-    pub digests: DigestPolicy,
     /// Whether hosts may write.
     pub access: Access,
-    /// What a core does when there is nothing to do.
-    pub idle: IdlePolicy,
-    /// Which pages back the DMA memory.
-    pub pages: PagePreference,
-    /// DMA memory of each core in MiB, [`DMA_MIB_MIN`] to [`DMA_MIB_MAX`].
-    pub dma_mib: u32,
     /// Most entries of an I/O queue, 2 to 1024.
     pub queue_entries: u16,
 }
 
-impl TargetConfig {
-    /// A target of these devices under this name: loopback, port 4420, any host, one core.
-    pub fn new(nqn: Nqn, devices: Vec<String>) -> TargetConfig {
-        TargetConfig {
+impl OneSubsystem {
+    /// These devices under this name: loopback, port 4420, any host.
+    pub fn new(nqn: Nqn, devices: Vec<String>) -> OneSubsystem {
+        OneSubsystem {
             devices,
             nqn,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: PORT_DEFAULT,
             advertise: None,
             allow_hosts: Vec::new(),
-            cores: None,
-            digests: DigestPolicy::AsAsked,
             access: Access::ReadWrite,
-            idle: IdlePolicy::default(),
-            pages: PagePreference::HugeFirst,
-            dma_mib: DMA_MIB_DEFAULT,
             queue_entries: QUEUE_ENTRIES_DEFAULT,
-        }
-    }
-
-    /// Holds everything to its range that needs no look at the machine.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that cannot be.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let count = self.devices.len();
-        if count == 0 {
-            return Err(ConfigError::NoDevice);
-        }
-        if count > NAMESPACES_LIMIT as usize {
-            return Err(ConfigError::TooManyDevices { count });
-        }
-        if !(QUEUE_ENTRIES_MIN..=QUEUE_ENTRIES_LIMIT).contains(&self.queue_entries) {
-            return Err(ConfigError::QueueEntries { entries: self.queue_entries });
-        }
-        if !(DMA_MIB_MIN..=DMA_MIB_MAX).contains(&self.dma_mib) {
-            return Err(ConfigError::DmaMemory { mib: self.dma_mib });
-        }
-        match self.advertise {
-            Some(address) if address.is_unspecified() => Err(ConfigError::Advertise { address }),
-            _ => Ok(()),
         }
     }
 
     /// Where to listen.
     pub fn listen_address(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)
+    }
+
+    /// The commands that make it, the portal first.
+    pub fn setup(&self) -> Vec<Command> {
+        let subsystem = self.nqn.as_str().to_owned();
+        let mut setup = vec![
+            Command::AddPortal(AddPortal {
+                address: self.listen_address().to_string(),
+                advertise: self.advertise.map(|address| address.to_string()),
+            }),
+            Command::AddSubsystem(AddSubsystem {
+                subsystem: subsystem.clone(),
+                hosts: match self.allow_hosts.as_slice() {
+                    [] => HostChoice::Any,
+                    _ => HostChoice::Named,
+                },
+                controller_ids: None,
+                queue_entries: Some(u32::from(self.queue_entries)),
+            }),
+        ];
+        setup.extend(self.allow_hosts.iter().map(|host| Command::AddHost {
+            subsystem: subsystem.clone(),
+            host: host.as_str().to_owned(),
+        }));
+        for (namespace, uri) in (1..).zip(&self.devices) {
+            // What is no URI is refused before its name matters.
+            let device = uri.parse().map(|uri| registry::device_name(&uri)).unwrap_or_default();
+            setup.push(Command::AddDevice(AddDevice { uri: uri.clone() }));
+            setup.push(Command::AddNamespace(AddNamespace {
+                namespace: Some(namespace),
+                access: self.access,
+                ..AddNamespace::new(subsystem.clone(), device)
+            }));
+        }
+        setup
+    }
+}
+
+impl TargetConfig {
+    /// A target that serves this, on one core.
+    pub fn new(setup: Vec<Command>) -> TargetConfig {
+        TargetConfig {
+            setup,
+            cores: None,
+            digests: DigestPolicy::AsAsked,
+            idle: IdlePolicy::default(),
+            pages: PagePreference::HugeFirst,
+            dma_mib: DMA_MIB_DEFAULT,
+        }
+    }
+
+    /// Holds everything to its range that needs no look at the machine. What is in `setup` is
+    /// checked as it is carried out.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that cannot be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(DMA_MIB_MIN..=DMA_MIB_MAX).contains(&self.dma_mib) {
+            return Err(ConfigError::DmaMemory { mib: self.dma_mib });
+        }
+        Ok(())
     }
 
     /// The cores to run on: those that were named, if the process may use them, or its first.
@@ -181,32 +198,32 @@ mod tests {
     use super::*;
 
     fn config() -> TargetConfig {
+        TargetConfig::new(one(&["null:///null0?size_mb=64"]).setup())
+    }
+
+    fn one(devices: &[&str]) -> OneSubsystem {
         let nqn = "nqn.2019-05.io.openebs:test".parse().unwrap();
-        TargetConfig::new(nqn, vec![String::from("null:///null0?size_mb=64")])
+        OneSubsystem::new(nqn, devices.iter().map(|uri| String::from(*uri)).collect())
     }
 
     #[test]
     fn the_defaults_are_legal() {
         assert!(config().check().is_ok());
-        assert_eq!(config().listen_address(), "127.0.0.1:4420".parse().unwrap());
+        assert_eq!(one(&[]).listen_address(), "127.0.0.1:4420".parse().unwrap());
         assert_eq!(config().pool().chunks, 32);
     }
 
     #[test]
-    fn one_device_is_needed_and_one_too_many_is_refused() {
-        let with = |count: usize| {
-            let devices = vec![String::from("null:///null0?size_mb=64"); count];
-            TargetConfig { devices, ..config() }.check()
-        };
-        assert!(matches!(with(0), Err(ConfigError::NoDevice)));
-        assert!(with(1024).is_ok());
-        assert!(matches!(with(1025), Err(ConfigError::TooManyDevices { count: 1025 })));
-    }
-
-    #[test]
-    fn queue_sizes_are_legal_up_to_both_ends() {
-        let with = |queue_entries| TargetConfig { queue_entries, ..config() }.check().is_ok();
-        assert_eq!([1, 2, 1024, 1025].map(with), [false, true, true, false]);
+    fn one_subsystem_is_made_by_commands_and_numbers_its_devices_from_one() {
+        let setup = one(&["null:///b?size_mb=1", "/dev/a"]).setup();
+        let found = setup.iter().filter_map(|command| match command {
+            Command::AddNamespace(asked) => Some((asked.namespace, asked.device.as_str())),
+            _ => None,
+        });
+        assert_eq!(found.collect::<Vec<_>>(), [(Some(1), "b"), (Some(2), "/dev/a")]);
+        assert!(
+            matches!(&setup[0], Command::AddPortal(asked) if asked.address == "127.0.0.1:4420")
+        );
     }
 
     #[test]
@@ -214,15 +231,6 @@ mod tests {
         let with = |dma_mib| TargetConfig { dma_mib, ..config() }.check().is_ok();
         assert_eq!([7, 8, 65536, 65537].map(with), [false, true, true, false]);
         assert_eq!(TargetConfig { dma_mib: 9, ..config() }.pool().chunks, 5);
-    }
-
-    #[test]
-    fn a_wildcard_is_not_advertised() {
-        for (address, legal) in [("10.0.0.1", true), ("0.0.0.0", false), ("::", false)] {
-            let advertise = Some(address.parse().unwrap());
-            let config = TargetConfig { advertise, ..config() };
-            assert_eq!(config.check().is_ok(), legal, "{address}");
-        }
     }
 
     #[test]

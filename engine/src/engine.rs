@@ -1,33 +1,31 @@
 //! A running target: its cores, from the first to the last.
 //!
-//! [`Engine::start`] takes the port before it touches memory, opens the devices, describes the
-//! target, starts a reactor a core and lets the first of them listen; [`Engine::stop`] drains and
-//! joins them. Control threads only. What a core does meanwhile is `nvmf::target`.
+//! [`Engine::start`] carries the configuration's commands out, which binds its ports and opens its
+//! devices, starts a reactor a core with what came of it and lets the first of them listen;
+//! [`Engine::execute`] changes what is served; [`Engine::stop`] drains and joins the cores. Control
+//! threads only. What a core does meanwhile is `nvmf::target`.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bdev::BlockDevice;
-use bdev::emulate::Sharing;
-use nvmf::fabrics::Nqn;
 use nvmf::target::{Message, TargetCore, TargetDescription};
 use reactor::cores::{CoreId, CoreList};
 use reactor::counters::{CoreCounters, SharedCounters};
 use reactor::dma::PageKind;
-use reactor::inbox::CallError;
 use reactor::mesh::{self, Peers};
 use reactor::reactor::StartError;
-use reactor::socket::epoll::bind_listener;
 use reactor::{Nanos, Reactor, ReactorConfig, ReactorHandle};
 
-use crate::assembly::{self, AssemblyError};
+use crate::command::{Command, CommandError, DeviceInfo, PortalInfo, Reply};
+use crate::conductor::stage::{CoreSet, Stage};
+use crate::conductor::{Conductor, ConductorOptions};
 use crate::config::{ConfigError, TargetConfig};
 use crate::memory::{self, MemoryShortage};
-use crate::registry::{Registry, RegistryError};
+use crate::portal::connect_line;
+use crate::registry::Registry;
 
 /// How long a core that was just started may take to begin to listen.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
@@ -44,66 +42,15 @@ pub enum EngineError {
     /// The configuration cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A device could not be opened.
+    /// What it was to serve could not be made.
     #[error(transparent)]
-    Device(#[from] RegistryError),
-    /// Devices and configuration do not make a target.
-    #[error(transparent)]
-    Assembly(#[from] AssemblyError),
-    /// Something listens there already.
-    #[error(
-        "port {port} of {address} is in use: stop what listens there, or choose another port \
-         (0 takes a free one)",
-        port = .address.port(), address = .address.ip()
-    )]
-    PortInUse {
-        /// Where the target was to listen.
-        address: SocketAddr,
-    },
-    /// The process may not listen there.
-    #[error(
-        "no permission for port {port} of {address}: choose one above 1023, or grant the process \
-         CAP_NET_BIND_SERVICE",
-        port = .address.port(), address = .address.ip()
-    )]
-    NoPermission {
-        /// Where the target was to listen.
-        address: SocketAddr,
-    },
-    /// The machine does not have the address.
-    #[error(
-        "this machine does not have the address {address}: choose one of its own, or 0.0.0.0 or \
-         :: for all of them",
-        address = .address.ip()
-    )]
-    NoSuchAddress {
-        /// Where the target was to listen.
-        address: SocketAddr,
-    },
-    /// The system refused to listen for another reason.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Where the target was to listen.
-        address: SocketAddr,
-        /// The system's answer.
-        #[source]
-        source: std::io::Error,
-    },
+    Setup(#[from] CommandError),
     /// The machine has too little memory for the cores.
     #[error(transparent)]
     Memory(#[from] MemoryShortage),
     /// A core could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A core ended, or did not answer, while it was being set up.
-    #[error("core {core} does not answer: is the machine overloaded?")]
-    Unresponsive {
-        /// The core.
-        core: CoreId,
-        /// How the call ended.
-        #[source]
-        source: CallError,
-    },
 }
 
 /// Why a target did not end as it should.
@@ -128,15 +75,12 @@ type Core = ReactorHandle<TargetCore>;
 /// A running target. Dropping it stops it without grace.
 #[derive(Debug)]
 pub struct Engine {
-    cores: Vec<Core>,
-    local: SocketAddr,
-    nqn: Nqn,
-    connect_line: String,
-    device_notes: Vec<String>,
+    conductor: Conductor,
+    cores: Arc<CoreSet>,
 }
 
 impl Engine {
-    /// Starts a target; when it returns, the port accepts.
+    /// Starts a target; when it returns, its ports accept.
     ///
     /// # Errors
     ///
@@ -144,131 +88,162 @@ impl Engine {
     pub fn start(config: &TargetConfig) -> Result<Engine, EngineError> {
         config.check()?;
         let cores = config.resolve_cores()?;
-        let (socket, local) = listen(config.listen_address())?;
-        memory::check(config.pool(), cores.as_slice().len())?;
-        let sharing = match cores.as_slice() {
-            [_] => Sharing::OneCore,
-            _ => Sharing::ManyCores,
-        };
-        let devices = Registry::standard().open_all(&config.devices, sharing)?;
-        let about = |device: &Arc<dyn BlockDevice>| {
-            device.about().map(|about| format!("{}: {about}", device.name()))
-        };
-        let device_notes = devices.iter().filter_map(about).collect();
-        let description = assembly::describe(config, devices, local.port(), draw_instance())?;
-        let mut engine = Engine {
-            cores: Vec::with_capacity(cores.as_slice().len()),
-            local,
-            nqn: config.nqn,
-            connect_line: assembly::connect_line(local, config.advertise, &config.nqn),
-            device_notes,
-        };
-        engine.start_cores(config, &cores, Arc::new(description))?;
-        engine.listen_on_first_core(socket)?;
+        let count = cores.as_slice().len();
+        memory::check(config.pool(), count)?;
+        let conductor = Conductor::new(ConductorOptions {
+            registry: Registry::standard(),
+            cores: count,
+            digests: config.digests,
+        });
+        for command in &config.setup {
+            conductor.execute(command)?;
+        }
+        let handles = start_cores(config, &cores, &conductor.description())?;
+        let engine = Engine { conductor, cores: Arc::new(CoreSet::new(handles)) };
+        let stage = Arc::clone(&engine.cores) as Arc<dyn Stage>;
+        engine.conductor.attach(stage, LISTEN_WITHIN)?;
         Ok(engine)
     }
 
-    /// Where it listens; the port is the real one when 0 was asked for.
-    pub fn local_address(&self) -> SocketAddr {
-        self.local
+    /// Carries a command out within its usual time. Blocks; from any number of threads, but never
+    /// from a core.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the command from being carried out; [`CommandError::kind`] sorts them.
+    pub fn execute(&self, command: &Command) -> Result<Reply, CommandError> {
+        self.conductor.execute(command)
     }
 
-    /// Name of the subsystem.
-    pub fn nqn(&self) -> &Nqn {
-        &self.nqn
+    /// Carries a command out within this time, 1 ms to an hour.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::execute`].
+    pub fn execute_within(
+        &self,
+        command: &Command,
+        within: Duration,
+    ) -> Result<Reply, CommandError> {
+        self.conductor.execute_within(command, within)
+    }
+
+    /// Where it listens; ports are the real ones where 0 was asked for.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.portals().into_iter().map(|portal| portal.address).collect()
     }
 
     /// What an operator should know of the devices: a line for each that has something to say.
-    pub fn device_notes(&self) -> &[String] {
-        &self.device_notes
+    pub fn device_notes(&self) -> Vec<String> {
+        let Ok(Reply::Devices(devices)) = self.execute(&Command::ListDevices) else {
+            return Vec::new();
+        };
+        let note = |device: DeviceInfo| Some(format!("{}: {}", device.name, device.about?));
+        devices.into_iter().filter_map(note).collect()
     }
 
-    /// The command with which a Linux host connects, ready to paste.
-    pub fn connect_line(&self) -> &str {
-        &self.connect_line
+    /// The commands with which a Linux host connects, ready to paste: for each subsystem, one for
+    /// each portal.
+    pub fn connect_lines(&self) -> Vec<String> {
+        let Ok(Reply::Subsystems(subsystems)) = self.execute(&Command::ListSubsystems) else {
+            return Vec::new();
+        };
+        let portals = self.portals();
+        let lines = subsystems.iter().flat_map(|subsystem| {
+            let line = |one: &PortalInfo| connect_line(one.address, one.advertised, &subsystem.nqn);
+            portals.iter().map(line)
+        });
+        lines.collect()
+    }
+
+    fn portals(&self) -> Vec<PortalInfo> {
+        match self.execute(&Command::ListPortals) {
+            Ok(Reply::Portals(portals)) => portals,
+            _ => Vec::new(),
+        }
     }
 
     /// Its cores, in the order of [`Engine::counters`].
     pub fn cores(&self) -> impl Iterator<Item = CoreId> {
-        self.cores.iter().map(Core::core)
+        self.cores.cores().into_iter()
     }
 
     /// Which pages back the DMA memory of each core.
     pub fn pages(&self) -> impl Iterator<Item = PageKind> {
-        self.cores.iter().map(Core::pages)
+        let pages: Vec<_> = self.cores.with_handles(|all| all.iter().map(Core::pages).collect());
+        pages.into_iter()
     }
 
     /// What each core has last published of its counters.
     pub fn counters(&self) -> Vec<CoreCounters> {
-        self.cores.iter().map(Core::counters).collect()
+        self.shared_counters().iter().map(SharedCounters::read).collect()
     }
 
     /// Readers of the counters of each core, for other threads.
     pub fn shared_counters(&self) -> Vec<SharedCounters> {
-        self.cores.iter().map(Core::shared_counters).collect()
+        self.cores.shared_counters()
     }
 
-    /// Ends the target: no new work, what is in flight is answered within `grace` or cut off, all
-    /// threads are joined.
+    /// Ends the target: commands that wait are given up, no new work is taken, what is in flight is
+    /// answered within `grace` or cut off, all threads are joined.
     ///
     /// # Errors
     ///
     /// A core that panicked, or that did not end a quarter of a second after the grace.
-    pub fn stop(mut self, grace: Duration) -> Result<(), StopError> {
-        end(std::mem::take(&mut self.cores), grace)
-    }
-
-    /// Starts all cores at the same time: each maps and populates its own memory.
-    fn start_cores(
-        &mut self,
-        config: &TargetConfig,
-        cores: &CoreList,
-        description: Arc<TargetDescription>,
-    ) -> Result<(), EngineError> {
-        let prepare = |core: &CoreId| {
-            let seed = RandomState::new().hash_one(core);
-            let (core, idle, pool) = (*core, config.idle, config.pool());
-            Reactor::new(ReactorConfig { core, idle, pool, seed })
-        };
-        let reactors: Vec<Reactor> =
-            cores.as_slice().iter().map(prepare).collect::<Result<_, _>>()?;
-        let wakers: Vec<_> = reactors.iter().map(|reactor| reactor.waker().clone()).collect();
-        let prepared = reactors.into_iter().zip(mesh::connect(&wakers));
-        let results: Vec<Result<Core, EngineError>> = thread::scope(|scope| {
-            let begun: Vec<_> = prepared
-                .map(|(reactor, peers)| {
-                    let description = Arc::clone(&description);
-                    scope.spawn(move || start_core(reactor, peers, description))
-                })
-                .collect();
-            let joined = begun.into_iter().map(thread::ScopedJoinHandle::join);
-            joined.map(|joined| joined.expect("starting a core does not panic")).collect()
-        });
-        let mut failure = None;
-        for result in results {
-            match result {
-                Ok(core) => self.cores.push(core),
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
-    fn listen_on_first_core(&self, socket: OwnedFd) -> Result<(), EngineError> {
-        let first = self.cores.first().expect("a list of cores is never empty");
-        let listening = first
-            .call(LISTEN_WITHIN, move |core| {
-                core.service.listen(&mut core.cx, assembly::PORTAL, socket)
-            })
-            .map_err(|source| EngineError::Unresponsive { core: first.core(), source })?;
-        listening.map_err(|source| EngineError::Listen { address: self.local, source })
+    pub fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        self.conductor.stop();
+        let ended = self.cores.end(grace);
+        self.conductor.join();
+        self.conductor.release();
+        ended
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         // What goes wrong now cannot be told to anyone; `stop` is for those who want to know.
-        let _ = end(std::mem::take(&mut self.cores), Duration::ZERO);
+        let _ = self.stop(Duration::ZERO);
+    }
+}
+
+/// Starts all cores at the same time: each maps and populates its own memory.
+fn start_cores(
+    config: &TargetConfig,
+    cores: &CoreList,
+    description: &Arc<TargetDescription>,
+) -> Result<Vec<Core>, EngineError> {
+    let prepare = |core: &CoreId| {
+        let seed = RandomState::new().hash_one(core);
+        let (core, idle, pool) = (*core, config.idle, config.pool());
+        Reactor::new(ReactorConfig { core, idle, pool, seed })
+    };
+    let reactors: Vec<Reactor> = cores.as_slice().iter().map(prepare).collect::<Result<_, _>>()?;
+    let wakers: Vec<_> = reactors.iter().map(|reactor| reactor.waker().clone()).collect();
+    let prepared = reactors.into_iter().zip(mesh::connect(&wakers));
+    let results: Vec<Result<Core, EngineError>> = thread::scope(|scope| {
+        let begun: Vec<_> = prepared
+            .map(|(reactor, peers)| {
+                let description = Arc::clone(description);
+                scope.spawn(move || start_core(reactor, peers, description))
+            })
+            .collect();
+        let joined = begun.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.map(|joined| joined.expect("starting a core does not panic")).collect()
+    });
+    let (mut started, mut failure) = (Vec::with_capacity(results.len()), None);
+    for result in results {
+        match result {
+            Ok(core) => started.push(core),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match failure {
+        None => Ok(started),
+        Some(error) => {
+            // The others are ended; what goes wrong with that is less than what went wrong.
+            let _ = CoreSet::new(started).end(Duration::ZERO);
+            Err(error)
+        }
     }
 }
 
@@ -280,20 +255,33 @@ fn start_core(
     reactor.start(move |_| Ok(TargetCore::new(description, peers)))
 }
 
-/// Asks all cores to end, waits for them, and joins those that have.
-fn end(cores: Vec<Core>, grace: Duration) -> Result<(), StopError> {
-    let deadline = Instant::now() + grace + STOP_SLACK;
-    let mut unasked: Vec<&Core> = cores.iter().collect();
-    loop {
-        // A full inbox refuses; a core that goes on will have room in a moment.
-        unasked.retain(|core| !core.is_finished() && !core.stop(Nanos::from(grace)));
-        if cores.iter().all(Core::is_finished) || Instant::now() >= deadline {
-            break;
+impl CoreSet {
+    /// Asks all cores to end, waits for them, and joins those that have.
+    fn end(&self, grace: Duration) -> Result<(), StopError> {
+        let deadline = Instant::now() + grace + STOP_SLACK;
+        let mut asked = vec![false; self.cores().len()];
+        loop {
+            // A full inbox refuses; a core that goes on will have room in a moment.
+            let all_ended = self.with_handles(|handles| {
+                for (core, asked) in handles.iter().zip(&mut asked) {
+                    *asked = *asked || core.is_finished() || core.stop(Nanos::from(grace));
+                }
+                handles.iter().all(Core::is_finished)
+            });
+            // Calls that are under way end with their core; those to one that goes on may not.
+            if (all_ended || Instant::now() >= deadline)
+                && let Some(handles) = self.take_handles()
+            {
+                return join(handles);
+            }
+            thread::sleep(STOP_LOOK_INTERVAL);
         }
-        thread::sleep(STOP_LOOK_INTERVAL);
     }
+}
+
+fn join(handles: Vec<Core>) -> Result<(), StopError> {
     let mut outcome = Ok(());
-    for handle in cores {
+    for handle in handles {
         let core = handle.core();
         let ended = if !handle.is_finished() {
             Err(StopError::TimedOut { core })
@@ -303,27 +291,4 @@ fn end(cores: Vec<Core>, grace: Duration) -> Result<(), StopError> {
         outcome = outcome.and(ended);
     }
     outcome
-}
-
-/// Binds the port; also where it is then listened on.
-fn listen(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), EngineError> {
-    use std::io::ErrorKind;
-    let refused = |source: std::io::Error| match source.kind() {
-        ErrorKind::AddrInUse => EngineError::PortInUse { address },
-        ErrorKind::PermissionDenied => EngineError::NoPermission { address },
-        ErrorKind::AddrNotAvailable => EngineError::NoSuchAddress { address },
-        _ => EngineError::Listen { address, source },
-    };
-    let listener = TcpListener::from(bind_listener(address).map_err(refused)?);
-    let local = listener.local_addr().map_err(refused)?;
-    Ok((OwnedFd::from(listener), local))
-}
-
-/// Random bits from the system, by way of the keys that the standard library draws for its maps.
-fn draw_instance() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    for half in bytes.chunks_exact_mut(8) {
-        half.copy_from_slice(&RandomState::new().hash_one(()).to_le_bytes());
-    }
-    bytes
 }

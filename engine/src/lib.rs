@@ -1,20 +1,24 @@
 //! Puts devices, reactors and front doors together: the only crate that knows them all.
 //!
-//! [`registry`] opens a device by its URI, [`config`] says what a target is to be, [`assembly`]
-//! describes it, [`memory`] sees whether there is enough, [`engine`] starts and stops it.
+//! [`registry`] opens a device by its URI, [`config`] says what a target is to be, [`command`] is
+//! every change that can be made to it, [`conductor`] carries those out, [`portal`] binds addresses,
+//! [`memory`] sees whether there is enough, [`engine`] starts and stops it all.
 //! Everything here runs on control threads and may allocate and wait; nothing prints, and nothing
 //! is global to the process, so that the daemon, the load generator and tests use it alike.
 
 #![forbid(unsafe_code)]
 
-pub mod assembly;
 pub mod command;
+pub mod conductor;
 pub mod config;
 pub mod engine;
+mod export;
 pub mod memory;
+mod model;
 pub mod portal;
 pub mod registry;
 
 pub use command::{Command, CommandError, ErrorKind, Reply};
-pub use config::{ConfigError, TargetConfig};
+pub use conductor::{Conductor, ConductorOptions};
+pub use config::{ConfigError, OneSubsystem, TargetConfig};
 pub use engine::{Engine, EngineError, StopError};

@@ -112,6 +112,25 @@ impl Registry {
         Ok(devices)
     }
 
+    /// Whether there is something that opens the device; `text` is the URI as it was given.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing.
+    pub fn check_built(&self, text: &str, uri: &DeviceUri) -> Result<(), RegistryError> {
+        self.opener(text, uri).map(|_| ())
+    }
+
+    fn opener(&self, text: &str, uri: &DeviceUri) -> Result<Opener, RegistryError> {
+        let scheme = uri.scheme();
+        let opener = self.openers.iter().find(|(built, _)| *built == scheme);
+        opener.map(|(_, open)| *open).ok_or_else(|| {
+            let built = self.openers.iter().map(|(built, _)| *built).collect();
+            let source = NotBuilt { scheme, built };
+            RegistryError::NotBuilt { uri: text.to_owned(), source }
+        })
+    }
+
     /// Opens one device, to be used as `sharing` says.
     ///
     /// # Errors
@@ -126,14 +145,25 @@ impl Registry {
         let uri: DeviceUri =
             text.parse().map_err(|source| RegistryError::Uri { uri: shown(), source })?;
         let scheme = uri.scheme();
-        let opener = self.openers.iter().find(|(built, _)| *built == scheme);
-        let Some((_, open)) = opener else {
-            let built = self.openers.iter().map(|(built, _)| *built).collect();
-            let source = NotBuilt { scheme, built };
-            return Err(RegistryError::NotBuilt { uri: shown(), source });
-        };
+        let open = self.opener(text, &uri)?;
         let device = open(&uri).map_err(|source| RegistryError::Open { uri: shown(), source })?;
         Ok((scheme, stack::complete(device, sharing)))
+    }
+}
+
+/// What the device of a URI is called: its path, or what stands in its place.
+pub fn device_name(uri: &DeviceUri) -> String {
+    match uri {
+        DeviceUri::Path(path) => path.clone(),
+        DeviceUri::Aio(file) | DeviceUri::Uring(file) => file.path.clone(),
+        DeviceUri::Malloc(memory) | DeviceUri::Null(memory) => memory.name.clone(),
+        DeviceUri::Nvmf(remote) => remote.subnqn.clone(),
+        DeviceUri::Pcie(address) => address.to_string(),
+        DeviceUri::Iscsi(remote) => remote.target.clone(),
+        DeviceUri::Bdev(named)
+        | DeviceUri::Loopback(named)
+        | DeviceUri::Nexus(named)
+        | DeviceUri::Lvol(named) => named.name.clone(),
     }
 }
 

@@ -7,7 +7,10 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use engine::config::DMA_MIB_MIN;
-use engine::{ConfigError, Engine, EngineError, TargetConfig};
+use engine::portal::PortalError;
+use engine::{
+    CommandError, ConfigError, Engine, EngineError, ErrorKind, OneSubsystem, TargetConfig,
+};
 use reactor::cores::CoreList;
 use reactor::dma::PagePreference;
 
@@ -16,19 +19,39 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const GRACE: Duration = Duration::from_millis(500);
 
-fn config() -> TargetConfig {
-    let nqn = "nqn.2019-05.io.openebs:test".parse().unwrap();
+const NQN: &str = "nqn.2019-05.io.openebs:test";
+
+fn one() -> OneSubsystem {
+    let devices = vec![String::from("null:///null0?size_mb=64")];
+    OneSubsystem { port: 0, ..OneSubsystem::new(NQN.parse().unwrap(), devices) }
+}
+
+fn serving(one: &OneSubsystem) -> TargetConfig {
     TargetConfig {
-        port: 0,
         pages: PagePreference::Ordinary,
         dma_mib: DMA_MIB_MIN,
-        ..TargetConfig::new(nqn, vec![String::from("null:///null0?size_mb=64")])
+        ..TargetConfig::new(one.setup())
+    }
+}
+
+fn config() -> TargetConfig {
+    serving(&one())
+}
+
+fn address(engine: &Engine) -> std::net::SocketAddr {
+    engine.local_addresses()[0]
+}
+
+fn portal_error(error: &EngineError) -> &PortalError {
+    match error {
+        EngineError::Setup(CommandError::Portal(source)) => source,
+        other => panic!("{other}"),
     }
 }
 
 /// Connects and exchanges ICReq for ICResp (NVMe/TCP Transport 1.0 sections 3.6.2.2 and 3.6.2.3).
 fn greet(engine: &Engine) -> TcpStream {
-    let mut stream = TcpStream::connect(engine.local_address()).unwrap();
+    let mut stream = TcpStream::connect(address(engine)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut request = [0; 128];
     request[2] = 128;
@@ -50,11 +73,11 @@ fn assert_closed(mut stream: TcpStream) {
 #[test]
 fn a_target_answers_on_its_port_and_ends_within_the_grace() {
     let engine = Engine::start(&config()).unwrap();
-    let port = engine.local_address().port();
+    let port = address(&engine).port();
     assert_ne!(port, 0);
-    let line = format!("nvme connect -t tcp -a 127.0.0.1 -s {port} -n {}", engine.nqn());
-    assert_eq!(engine.connect_line(), line);
-    let address = engine.local_address();
+    let line = format!("nvme connect -t tcp -a 127.0.0.1 -s {port} -n {NQN}");
+    assert_eq!(engine.connect_lines(), [line]);
+    let address = address(&engine);
     let stream = greet(&engine);
     let begun = Instant::now();
     engine.stop(GRACE).unwrap();
@@ -66,7 +89,7 @@ fn a_target_answers_on_its_port_and_ends_within_the_grace() {
 #[test]
 fn a_half_open_connection_does_not_keep_a_target_from_ending() {
     let engine = Engine::start(&config()).unwrap();
-    let silent = TcpStream::connect(engine.local_address()).unwrap();
+    let silent = TcpStream::connect(address(&engine)).unwrap();
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     greet(&engine);
     engine.stop(GRACE).unwrap();
@@ -76,7 +99,7 @@ fn a_half_open_connection_does_not_keep_a_target_from_ending() {
 #[test]
 fn a_target_that_is_dropped_ends_too() {
     let engine = Engine::start(&config()).unwrap();
-    let address = engine.local_address();
+    let address = address(&engine);
     drop(engine);
     assert!(TcpStream::connect(address).is_err());
 }
@@ -85,8 +108,8 @@ fn a_target_that_is_dropped_ends_too() {
 fn a_port_in_use_is_refused_and_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error = Engine::start(&TargetConfig { port, ..config() }).unwrap_err();
-    assert!(matches!(error, EngineError::PortInUse { .. }), "{error}");
+    let error = Engine::start(&serving(&OneSubsystem { port, ..one() })).unwrap_err();
+    assert!(matches!(portal_error(&error), PortalError::PortInUse { .. }), "{error}");
     assert!(error.to_string().starts_with(&format!("port {port} of 127.0.0.1 is in use: ")));
 }
 
@@ -94,20 +117,20 @@ fn a_port_in_use_is_refused_and_named() {
 fn an_address_of_another_machine_is_refused() {
     // TEST-NET-1 (RFC 5737): no machine has it.
     let address = "192.0.2.1".parse().unwrap();
-    let error = Engine::start(&TargetConfig { address, ..config() }).unwrap_err();
-    assert!(matches!(error, EngineError::NoSuchAddress { .. }), "{error}");
+    let error = Engine::start(&serving(&OneSubsystem { address, ..one() })).unwrap_err();
+    assert!(matches!(portal_error(&error), PortalError::NoSuchAddress { .. }), "{error}");
 }
 
 #[test]
 fn a_target_listens_on_ipv6() {
     let address = "::1".parse().unwrap();
-    let engine = match Engine::start(&TargetConfig { address, ..config() }) {
+    let engine = match Engine::start(&serving(&OneSubsystem { address, ..one() })) {
         // The machine has IPv6 switched off.
-        Err(EngineError::NoSuchAddress { .. } | EngineError::Listen { .. }) => return,
+        Err(EngineError::Setup(CommandError::Portal(_))) => return,
         other => other.unwrap(),
     };
     greet(&engine);
-    assert!(engine.connect_line().contains(" -a ::1 "));
+    assert!(engine.connect_lines()[0].contains(" -a ::1 "));
     engine.stop(GRACE).unwrap();
 }
 
@@ -139,7 +162,8 @@ fn a_core_that_is_not_there_is_refused_before_the_port_is_taken() {
 fn a_device_that_cannot_be_opened_gives_the_port_back() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let devices = vec![String::from("pcie:///0000:01:00.0")];
-    let error = Engine::start(&TargetConfig { port, devices, ..config() }).unwrap_err();
-    assert!(matches!(error, EngineError::Device(_)), "{error}");
+    let error = Engine::start(&serving(&OneSubsystem { port, devices, ..one() })).unwrap_err();
+    let EngineError::Setup(error) = error else { panic!("{error}") };
+    assert_eq!(error.kind(), ErrorKind::Device, "{error}");
     TcpListener::bind(("127.0.0.1", port)).unwrap();
 }

@@ -77,7 +77,8 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
 /// Serves a device on a core of its own and loads it over loopback.
 fn run_served(options: &RunOptions, uri: &str, rate: TickRate) -> Result<Report, RunError> {
     let engine = serve::start(options, uri)?;
-    let target = Target::remote(serve::connect_options(engine.local_address()), options);
+    let address = *engine.local_addresses().first().expect("the target has a portal");
+    let target = Target::remote(serve::connect_options(address), options);
     let counters = engine.cores().zip(engine.shared_counters()).next();
     let result = load(options, &target, rate, counters);
     let stopped = serve::stop(engine);

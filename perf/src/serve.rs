@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use engine::{Engine, TargetConfig};
+use engine::{Engine, OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
 use nvmf::initiator::ConnectOptions;
 use nvmf::target::limits::{QUEUE_ENTRIES_DEFAULT, QUEUE_ENTRIES_LIMIT};
@@ -23,12 +23,12 @@ const SUBSYSTEM: &str = "nqn.2019-05.io.openebs:mayastor-perf";
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// The target that serves one device, unless told otherwise as the engine has it by default.
-pub fn config(uri: &str) -> TargetConfig {
+pub fn subsystem(uri: &str) -> OneSubsystem {
     let name: Nqn = SUBSYSTEM.parse().expect("the name is an NQN");
-    TargetConfig { port: 0, ..TargetConfig::new(name, vec![device::with_size(uri)]) }
+    OneSubsystem { port: 0, ..OneSubsystem::new(name, vec![device::with_size(uri)]) }
 }
 
-/// How a host connects to a target of [`config`].
+/// How a host connects to [`subsystem`].
 pub fn connect_options(address: SocketAddr) -> ConnectOptions {
     let name: Nqn = SUBSYSTEM.parse().expect("the name is an NQN");
     ConnectOptions::new(address, name, device::host_id())
@@ -42,11 +42,12 @@ pub fn connect_options(address: SocketAddr) -> ConnectOptions {
 pub fn start(options: &RunOptions, uri: &str) -> Result<Engine, RunError> {
     options.target_core.check_within(&CoreList::allowed()?)?;
     harness::single_core(&options.target_core, &options.load.cores)?;
+    let subsystem =
+        OneSubsystem { queue_entries: queue_entries(options.load.depth), ..subsystem(uri) };
     Ok(Engine::start(&TargetConfig {
         cores: Some(options.target_core.clone()),
         idle: options.target_idle.policy(),
-        queue_entries: queue_entries(options.load.depth),
-        ..config(uri)
+        ..TargetConfig::new(subsystem.setup())
     })?)
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nvmf::target::ApplyError;
 use reactor::cores::CoreId;
 
 use crate::portal::PortalError;
@@ -188,11 +189,20 @@ pub enum CommandError {
         #[source]
         source: Arc<std::io::Error>,
     },
-    /// See [`ErrorKind::Device`]: there is no thread to open or close it on.
-    #[error("the system refuses a thread for device {device}")]
+    /// See [`ErrorKind::Device`]: a core cannot use the device of a namespace.
+    #[error("core {core} does not serve it")]
+    Open {
+        /// The core; the others do serve it.
+        core: CoreId,
+        /// Why.
+        #[source]
+        source: Arc<ApplyError>,
+    },
+    /// See [`ErrorKind::Device`]: there is no thread for what may block.
+    #[error("the system refuses a thread for {purpose}")]
     Thread {
-        /// Its name.
-        device: String,
+        /// What it was for.
+        purpose: String,
         /// The system's answer.
         #[source]
         source: Arc<std::io::Error>,
@@ -225,7 +235,9 @@ impl CommandError {
             Self::InUse { .. } => ErrorKind::InUse,
             Self::LimitReached { .. } => ErrorKind::LimitReached,
             Self::Deadline { .. } => ErrorKind::Deadline,
-            Self::Device(_) | Self::Resize { .. } | Self::Thread { .. } => ErrorKind::Device,
+            Self::Device(_) | Self::Resize { .. } | Self::Open { .. } | Self::Thread { .. } => {
+                ErrorKind::Device
+            }
             Self::Portal(_) => ErrorKind::Portal,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Stopping => ErrorKind::Stopping,

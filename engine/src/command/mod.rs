@@ -8,6 +8,7 @@
 //! Creating is idempotent: the same thing again is the same object, and an answer like the first.
 
 pub mod error;
+pub(crate) mod field;
 pub mod limits;
 pub mod reply;
 
