@@ -13,6 +13,7 @@ use reactor::socket::Socket;
 
 use super::admin::{AdminController, ConnectRequest};
 use super::command_ids::CommandIds;
+use super::fused::Pairing;
 use super::message::{ConnectionId, ControllerKey};
 use super::namespace::NamespacePath;
 use super::request::{Request, RequestState};
@@ -133,6 +134,8 @@ pub(super) struct Connection {
     pub free: Vec<u16>,
     /// Identifiers of the commands in the slots.
     pub command_ids: CommandIds,
+    /// What the next command may be the second half of.
+    pub pairing: Pairing,
     /// Slots that wait for a buffer, in order.
     pub waiting: VecDeque<u16>,
     /// Bytes of buffers that its slots hold.
@@ -182,6 +185,7 @@ impl Connection {
             requests: Vec::new(),
             free: Vec::new(),
             command_ids: CommandIds::none(),
+            pairing: Pairing::Nothing,
             waiting: VecDeque::new(),
             held_bytes: 0,
             granted_bytes: 0,
@@ -341,11 +345,12 @@ impl Connection {
     }
 
     /// True while the host has to send something before anything else can happen: the rest of a
-    /// PDU, or data that an R2T asked for. Not while its bytes are left unread for lack of buffers.
+    /// PDU, data that an R2T asked for, or the second half of a fused pair. Not while its bytes are left unread for lack of buffers.
     fn is_owed_input(&self) -> bool {
         let inside_pdu = self.incoming != Incoming::Header || self.carry.len > 0;
         let asked = self.granted_bytes > 0 && self.send_queue.is_empty();
-        self.stash.is_empty() && (inside_pdu || asked)
+        let half = matches!(self.pairing, Pairing::First(_));
+        self.stash.is_empty() && (inside_pdu || asked || half)
     }
 
     /// The time by which something must happen to it, apart from keep alive.

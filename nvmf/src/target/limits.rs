@@ -30,6 +30,21 @@ pub const IN_CAPSULE_BYTES_LIMIT: u32 = 64 * 1024;
 pub const CAPSULE_UNIT_BYTES: u32 = 16;
 /// In-capsule data of a command on the admin queue, fixed by NVMe/TCP Transport 1.0 section 3.3.2.
 pub const ADMIN_IN_CAPSULE_BYTES: u32 = 8192;
+/// Most data of each half of a fused compare and write: one buffer has both, and behind the first
+/// all that a capsule may bring.
+pub const COMPARE_AND_WRITE_BYTES_MAX: u32 = LARGEST_BUFFER_BYTES / 2;
+const _: () = assert!(COMPARE_AND_WRITE_BYTES_MAX + IN_CAPSULE_BYTES_LIMIT <= LARGEST_BUFFER_BYTES);
+/// Largest Verify, as a power of two of pages, which is how VSL says it: 32 MiB, the most that the
+/// 16 bits of NLB can say in blocks of 512 bytes.
+pub const VERIFY_PAGES_SHIFT: u8 = 13;
+/// Largest Verify in bytes.
+pub const VERIFY_BYTES_MAX: u64 = (PAGE_BYTES as u64) << VERIFY_PAGES_SHIFT;
+/// Most source ranges of a Copy.
+pub const COPY_RANGES_MAX: u32 = 64;
+/// Bytes at the start of a Copy's buffer for its list of ranges.
+pub const COPY_LIST_BYTES: u32 = 4096;
+/// Most data of a Copy, and of each of its ranges: what fits its buffer behind the list.
+pub const COPY_BYTES_MAX: u32 = LARGEST_BUFFER_BYTES - COPY_LIST_BYTES;
 /// Most namespaces of a subsystem: what a changed namespace list can name (NVMe Base 2.0 section
 /// 5.16.1.5), and an ANA log of so many still fits any host's transfer size.
 pub const NAMESPACES_LIMIT: u32 = 1024;

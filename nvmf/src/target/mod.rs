@@ -19,14 +19,19 @@ mod answers;
 mod apply;
 #[cfg(test)]
 mod apply_tests;
+mod buffers;
 mod closing;
 mod command;
 mod command_ids;
 mod connection;
 pub mod core;
 mod core_state;
+mod data_pointer;
 pub mod description;
 mod dispatch;
+mod fused;
+#[cfg(test)]
+mod fused_tests;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
 mod home;
@@ -45,6 +50,7 @@ mod root;
 pub mod roots;
 mod send;
 pub mod statistics;
+mod steps;
 pub mod subsystem;
 #[cfg(test)]
 mod testing;

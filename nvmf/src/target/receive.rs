@@ -7,6 +7,7 @@
 
 use std::io::IoSliceMut;
 
+use bdev::Status;
 use reactor::Cx;
 use reactor::slab::SlotId;
 use reactor::socket::SocketError;
@@ -15,7 +16,7 @@ use zerocopy::FromBytes;
 use super::connection::{Connection, ConnectionState, ESTABLISH_TIMEOUT, Incoming, SendItem};
 use super::core_state::CoreState;
 use super::description::DigestPolicy;
-use super::request::{RequestState, Transfer};
+use super::request::{Action, Request, RequestState, Transfer};
 use crate::pdu::connection::ControllerParameters;
 use crate::pdu::header::COMMON_HEADER_BYTES;
 use crate::pdu::terminate::field;
@@ -124,11 +125,8 @@ impl Connection {
         let staging_bytes = staging.len();
         let (received, room, direct) = match self.incoming {
             Incoming::Data { slot, left_bytes } => {
-                let request = &mut self.requests[usize::from(slot)];
-                let from = request.received_bytes as usize;
                 let direct = left_bytes as usize;
-                let buffer = request.buffer.as_mut().expect("a slot that receives has a buffer");
-                let place = &mut buffer.bytes_mut()[from..from + direct];
+                let place = place_of_data(&mut self.requests, slot, direct);
                 let mut into = [IoSliceMut::new(place), IoSliceMut::new(staging)];
                 (socket.receive(&mut into)?, direct + staging_bytes, direct)
             }
@@ -168,11 +166,7 @@ impl Connection {
                 }
                 Incoming::Data { slot, left_bytes } => {
                     let used = rest.len().min(left_bytes as usize);
-                    let request = &mut self.requests[usize::from(slot)];
-                    let from = request.received_bytes as usize;
-                    let buffer =
-                        request.buffer.as_mut().expect("a slot that receives has a buffer");
-                    buffer.bytes_mut()[from..from + used].copy_from_slice(&rest[..used]);
+                    place_of_data(&mut self.requests, slot, used).copy_from_slice(&rest[..used]);
                     self.data_received(step, u32::try_from(used).expect("bounded by left_bytes"));
                     used
                 }
@@ -410,13 +404,14 @@ impl Connection {
         }
         let digest = *self.carry.bytes.first_chunk().expect("the carry holds a digest");
         self.carry.len = 0;
-        let request = &mut self.requests[usize::from(slot)];
-        let buffer = request.buffer.as_ref().expect("a slot that receives has a buffer");
-        let end = request.received_bytes;
-        let data = &buffer.bytes(end)[(end - data_bytes) as usize..];
+        let (holder, from) = data_holder(&self.requests, slot);
+        let buffer = self.requests[usize::from(holder)].buffer.as_ref();
+        let end = from + self.requests[usize::from(slot)].received_bytes;
+        let data = &buffer.expect(HAS_BUFFER).bytes(end)[(end - data_bytes) as usize..];
         if crc32c(data) != u32::from_le_bytes(digest) {
             // Not fatal: the command fails, the connection goes on (section 3.3.1.1).
-            request.digest_failed = true;
+            let request = &mut self.requests[usize::from(slot)];
+            request.verdict = request.verdict.or(Some(Status::TRANSIENT_TRANSPORT_ERROR));
             step.cx.counters.protocol_errors += 1;
         }
         self.incoming = Incoming::Header;
@@ -435,16 +430,38 @@ impl Connection {
         }
         if request.state == RequestState::WaitingForData {
             self.transfers_due -= 1;
-            let bytes = request.buffer_bytes() as usize;
-            self.granted_bytes -= bytes;
-            step.core.granted_bytes -= bytes;
         }
-        if request.digest_failed {
-            self.fail(step, slot, bdev::Status::TRANSIENT_TRANSPORT_ERROR);
-        } else {
-            self.execute(step, slot);
+        match (request.plan.action, request.verdict) {
+            (Action::FusedCompare(_) | Action::FusedWrite(_), _) => self.half_is_ready(step, slot),
+            (_, verdict) => {
+                self.ungrant(step, slot);
+                match verdict {
+                    Some(status) => self.fail(step, slot, status),
+                    None => self.execute(step, slot),
+                }
+            }
         }
     }
+}
+
+const HAS_BUFFER: &str = "a slot that receives has a buffer";
+
+/// Where a slot's data goes: the slot whose buffer it is, and the first byte there. The second half
+/// of a fused pair has its place behind the first half's data.
+fn data_holder(requests: &[Request], slot: u16) -> (u16, u32) {
+    let request = &requests[usize::from(slot)];
+    match (request.plan.action, request.plan.transfer, request.partner) {
+        (Action::FusedWrite(_), Transfer::FromHost(len_bytes), Some(first)) => (first, len_bytes),
+        _ => (slot, 0),
+    }
+}
+
+/// The place of the next `count` bytes of a slot's data.
+fn place_of_data(requests: &mut [Request], slot: u16, count: usize) -> &mut [u8] {
+    let (holder, from) = data_holder(requests, slot);
+    let from = (from + requests[usize::from(slot)].received_bytes) as usize;
+    let buffer = requests[usize::from(holder)].buffer.as_mut().expect(HAS_BUFFER);
+    &mut buffer.bytes_mut()[from..from + count]
 }
 
 /// Length of a PDU's header with its digest.

@@ -7,6 +7,7 @@ use bdev::nvme::command::SubmissionEntry;
 use bdev::{IoFlags, Lba, Operation, Status};
 use reactor::Nanos;
 use reactor::dma::DmaBuffer;
+use reactor::dma::pool::LARGEST_BUFFER_BYTES;
 use reactor::slab::SlotId;
 
 use super::admin::{self, Direction};
@@ -30,6 +31,8 @@ pub(super) enum RequestState {
     AtHome,
     /// A command of the admin queue for which the home core is asked.
     Asking,
+    /// Half of a fused pair: its data is there, and the pair goes on by its first command.
+    Paired,
     /// The device has it, or it waits for the device's credit.
     InDevice,
     /// An asynchronous event request without an event.
@@ -76,6 +79,10 @@ pub(super) enum Action {
     Admin,
     /// One I/O on the device.
     Io(PlannedIo),
+    /// First half of a fused compare and write: its comparison.
+    FusedCompare(PlannedIo),
+    /// Second half of a fused compare and write: its write.
+    FusedWrite(PlannedIo),
     /// Dataset management: unmap each of `ranges` ranges in turn.
     Deallocate {
         /// The core's root.
@@ -83,6 +90,34 @@ pub(super) enum Action {
         /// Ranges in the data.
         ranges: u16,
     },
+    /// Read in pieces into a buffer that nobody looks at.
+    Verify {
+        /// All of it; the operation is a read.
+        io: PlannedIo,
+        /// Bytes of the buffer: at most so much is read at once.
+        buffer_bytes: u32,
+        /// Bytes of a block when the command was planned.
+        block_bytes: u32,
+    },
+    /// Read every source range, then write them one behind the other.
+    Copy(PlannedCopy),
+}
+
+/// A Copy command, whose source ranges are in its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PlannedCopy {
+    /// The core's root.
+    pub root: SlotId,
+    /// Bytes of a block when the command was planned.
+    pub block_bytes: u32,
+    /// Source ranges in the data.
+    pub ranges: u16,
+    /// How the destination is written.
+    pub flags: IoFlags,
+    /// Bytes of a source range, by its descriptor format.
+    pub range_bytes: u8,
+    /// First block of the destination.
+    pub lba: Lba,
 }
 
 /// An I/O as it will be submitted.
@@ -114,6 +149,23 @@ impl Plan {
     pub fn fail(status: Status) -> Plan {
         Plan { action: Action::Fail(status), transfer: Transfer::None }
     }
+
+    /// Bytes of the buffer that the command needs; zero for none. A connection may take a longer
+    /// one for what comes inside a capsule.
+    pub fn buffer_bytes(&self) -> u32 {
+        let data_bytes = match self.transfer {
+            Transfer::None => 0,
+            Transfer::ToHost(len_bytes) | Transfer::FromHost(len_bytes) => len_bytes,
+        };
+        match self.action {
+            Action::Verify { buffer_bytes, .. } => buffer_bytes,
+            Action::Copy(_) => LARGEST_BUFFER_BYTES,
+            // The second half of a pair uses the buffer of the first.
+            Action::FusedCompare(_) => 2 * data_bytes,
+            Action::FusedWrite(_) => 0,
+            _ => data_bytes,
+        }
+    }
 }
 
 /// What goes between the head and the tail of an answer.
@@ -140,12 +192,18 @@ pub(super) struct Request {
     pub buffer: Option<DmaBuffer>,
     /// Bytes of its data received so far.
     pub received_bytes: u32,
-    /// Its data did not match its digest.
-    pub digest_failed: bool,
+    /// How it ends once its data is there, whatever it says: its digest was wrong, or the other
+    /// half of its pair never came.
+    pub verdict: Option<Status>,
+    /// Bytes of its buffer that count as granted: its data was asked for by R2T.
+    pub granted_bytes: u32,
+    /// The slot of the other half of a fused pair.
+    pub partner: Option<u16>,
     /// The R2T has left; H2CData before that is an error of the host's.
     pub ready_to_transfer_sent: bool,
-    /// The range of a deallocate that is at the device.
+    /// Of a command of several steps: ranges begun, and blocks done.
     pub range_index: u16,
+    pub done_blocks: u32,
     /// When its capsule was parsed.
     pub started: Nanos,
     /// Header, digest and padding before the payload; R2T uses it too.
@@ -168,9 +226,12 @@ impl Request {
             plan: Plan::fail(Status::INTERNAL_ERROR),
             buffer: None,
             received_bytes: 0,
-            digest_failed: false,
+            verdict: None,
+            granted_bytes: 0,
+            partner: None,
             ready_to_transfer_sent: false,
             range_index: 0,
+            done_blocks: 0,
             started: Nanos(0),
             head: [0; HEADER_SLOT_BYTES],
             head_bytes: 0,
@@ -188,9 +249,12 @@ impl Request {
         self.owns_command_id = true;
         self.plan = plan;
         self.received_bytes = 0;
-        self.digest_failed = false;
+        self.verdict = None;
+        self.granted_bytes = 0;
+        self.partner = None;
         self.ready_to_transfer_sent = false;
         self.range_index = 0;
+        self.done_blocks = 0;
         self.started = now;
         self.head_bytes = 0;
         self.payload = Payload::None;

@@ -30,11 +30,16 @@ impl Connection {
             return self.release(slot, &mut step.cx.dma);
         }
         if !end.status.is_success() {
-            return self.fail(step, slot, end.status);
+            return self.io_failed(step, slot, end);
         }
         let request = &mut self.requests[usize::from(slot)];
         match (request.plan.action, request.plan.transfer) {
             (Action::Deallocate { root, ranges }, _) => self.deallocate(step, slot, root, ranges),
+            (Action::Verify { io, block_bytes, .. }, _) => {
+                self.verify(step, slot, io, block_bytes);
+            }
+            (Action::Copy(copy), _) => self.copy(step, slot, copy),
+            (Action::FusedCompare(_), _) => self.pair_completed(step, slot, end),
             (_, Transfer::ToHost(len_bytes)) => {
                 request.payload = if end.zeroes {
                     Payload::Zeroes(len_bytes)
@@ -44,6 +49,14 @@ impl Connection {
                 self.complete_read(step, slot, 0);
             }
             _ => self.complete(step, slot, Status::SUCCESS, 0),
+        }
+    }
+
+    /// An I/O of a slot has failed, or could not begin.
+    pub(super) fn io_failed(&mut self, step: &mut Step<'_>, slot: u16, end: Completion) {
+        match self.requests[usize::from(slot)].plan.action {
+            Action::FusedCompare(_) => self.pair_completed(step, slot, end),
+            _ => self.fail(step, slot, end.status),
         }
     }
 
@@ -110,7 +123,7 @@ impl Connection {
         let now = step.cx.now();
         let request = &mut self.requests[usize::from(slot)];
         request.state = RequestState::Sending;
-        if let Action::Io(_) = request.plan.action {
+        if let Action::Io(_) | Action::FusedWrite(_) = request.plan.action {
             let bytes = match request.plan.transfer {
                 Transfer::None => 0,
                 Transfer::ToHost(bytes) | Transfer::FromHost(bytes) => u64::from(bytes),

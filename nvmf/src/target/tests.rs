@@ -1,5 +1,6 @@
 //! The target as a host sees it, over sockets in memory and a virtual clock.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bdev::nvme::command::SubmissionEntry;
@@ -32,9 +33,13 @@ const BLOCK_BYTES: u32 = 512;
 
 /// A RAM disk of 4 MiB as namespace 1, and discovery.
 pub(super) fn description() -> TargetDescription {
-    let nqn: Nqn = SUBSYSTEM.parse().unwrap();
     let geometry = Geometry { block_bytes: BLOCK_BYTES, blocks: 8192 };
-    let device = Arc::new(bdev::malloc::Malloc::new("ram", geometry, None).unwrap());
+    description_of(Arc::new(bdev::malloc::Malloc::new("ram", geometry, None).unwrap()))
+}
+
+/// A device as namespace 1, and discovery.
+pub(super) fn description_of(device: Arc<dyn bdev::BlockDevice>) -> TargetDescription {
+    let nqn: Nqn = SUBSYSTEM.parse().unwrap();
     let namespaces = vec![Namespace::new(&nqn, NamespaceId(1), device, Access::ReadWrite)];
     let nvm =
         SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]) };
@@ -132,6 +137,57 @@ impl Host {
             assert_eq!(received.bytes[received.bytes.len() - 4..], digest);
         }
         received
+    }
+
+    /// Answers R2Ts with the data of their commands, in PDUs of `pdu_bytes` at most, until nothing
+    /// comes any more; returns how commands ended, in order.
+    pub fn serve(
+        &mut self,
+        harness: &mut Harness,
+        data: &BTreeMap<u16, Vec<u8>>,
+        pdu_bytes: u32,
+    ) -> Vec<(u16, Status)> {
+        let mut ended = Vec::new();
+        loop {
+            self.end.exchange(harness);
+            if self.end.received().is_empty() {
+                return ended;
+            }
+            let pdu = self.receive(harness);
+            match pdu.parts.kind {
+                PduKind::ReadyToTransfer => {
+                    let ask = ReadyToTransfer::read_from_prefix(&pdu.bytes).unwrap().0;
+                    self.give_data(harness, &ask, &data[&ask.command_id.get()], pdu_bytes);
+                }
+                PduKind::C2hData => {}
+                _ => {
+                    let end = pdu.completion();
+                    ended.push((end.command_id.get(), end.status()));
+                }
+            }
+        }
+    }
+
+    /// Sends what an R2T asks for, in PDUs of `pdu_bytes` at most.
+    pub fn give_data(
+        &mut self,
+        harness: &mut Harness,
+        ask: &ReadyToTransfer,
+        data: &[u8],
+        pdu_bytes: u32,
+    ) {
+        let DataRange { offset: start, length } = ask.range();
+        let mut sent = 0;
+        while sent < length {
+            let part = pdu_bytes.min(length - sent);
+            let flags = if sent + part == length { Flags::LAST } else { Flags::NONE };
+            let range = DataRange { offset: start + sent, length: part };
+            let (command_id, tag) = (ask.command_id.get(), ask.transfer_tag.get());
+            let header = H2cData::new(command_id, tag, range, flags, self.framing);
+            let from = range.offset as usize;
+            self.pdu(harness, &header, &data[from..from + part as usize]);
+            sent += part;
+        }
     }
 
     pub fn completion(&mut self, harness: &mut Harness) -> CompletionEntry {

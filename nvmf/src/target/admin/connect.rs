@@ -88,6 +88,10 @@ pub fn connect_transfer(entry: &SubmissionEntry) -> Result<Transfer, Refusal> {
         return Err(Refusal::of(Status::COMMAND_SEQUENCE_ERROR));
     }
     let len_bytes = CONNECT_DATA_BYTES as u32;
+    // No host knows SGLS by then: its descriptor is as long as the data, which has one length.
+    if entry.sgl().length.get() != len_bytes {
+        return Err(Refusal::of(Status::DATA_SGL_LENGTH_INVALID));
+    }
     described(entry, Direction::HostToController, len_bytes).map_err(Refusal::of)
 }
 

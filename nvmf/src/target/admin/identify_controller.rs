@@ -12,10 +12,12 @@ use zerocopy::{FromBytes, FromZeros};
 use super::error_log::ERROR_ENTRIES;
 use super::events::supported_mask;
 use super::identify::IdentifyContext;
+use super::identify_namespace::{self, zero_based};
 use crate::target::limits::{
     ASYNC_EVENTS_MAX, CAPSULE_UNIT_BYTES, KEEP_ALIVE_GRANULARITY, NAMESPACES_LIMIT, PAGE_BYTES,
+    VERIFY_PAGES_SHIFT,
 };
-use crate::target::subsystem::{FIRMWARE, MODEL};
+use crate::target::subsystem::{FIRMWARE, MODEL, Subsystem};
 
 /// Most Abort commands at a time, zero-based: a recommendation to the host; each is answered at
 /// once.
@@ -48,6 +50,11 @@ const DISCONNECT: u16 = 1;
 /// 512 bytes. Without it a host cuts Write Zeroes at MDTS.
 const WRITE_ZEROES_PAGES_SHIFT: u8 = 13;
 
+/// SGLS bit 18: a descriptor may be longer than what is transferred.
+const SGL_LONGER: u32 = 1 << 18;
+/// CDFS: source range descriptors of formats 0 and 1.
+const COPY_FORMATS: u16 = 0b11;
+
 /// Fills Identify Controller of an I/O controller (CNS 01h).
 pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) {
     let data = common(cx, out);
@@ -73,6 +80,8 @@ pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) 
             | field::DATASET_MANAGEMENT
             | field::WRITE_ZEROES
             | field::SAVE_SELECT
+            | field::VERIFY
+            | field::COPY
             | TIMESTAMP,
     );
     data.volatile_write_cache = field::FLUSH_ALL_UNSUPPORTED;
@@ -81,14 +90,29 @@ pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) 
     }
     // What holds for every namespace; one that can do more says so itself.
     let atomic = subsystem.namespaces().iter().map(|one| one.limits().atomic_blocks).min();
-    let atomic_zero_based = atomic.unwrap_or(1).saturating_sub(1);
-    let atomic_zero_based = U16::new(u16::try_from(atomic_zero_based).unwrap_or(u16::MAX));
+    let atomic_zero_based = zero_based(atomic.unwrap_or(1));
     data.atomic_write = atomic_zero_based;
     data.atomic_write_power_fail = atomic_zero_based;
+    // Announced only where every namespace that can be written does it, as far as all do.
+    if let Some(blocks) = compare_and_write_blocks(subsystem) {
+        data.fused_operations = U16::new(field::COMPARE_AND_WRITE);
+        data.atomic_compare_write = zero_based(blocks);
+    }
+    data.copy_formats = U16::new(COPY_FORMATS);
     let capsule_units = (COMMAND_BYTES + limits.in_capsule_bytes) / CAPSULE_UNIT_BYTES;
     data.command_capsule_size = U32::new(capsule_units);
     data.response_capsule_size = U32::new(RESPONSE_CAPSULE_UNITS);
     data.fabrics_commands = U16::new(DISCONNECT);
+}
+
+/// Blocks that a fused compare and write of any namespace may have; nothing when there is one that
+/// has no such operation, or none at all.
+fn compare_and_write_blocks(subsystem: &Subsystem) -> Option<u32> {
+    let written = subsystem.namespaces().iter().filter(|one| !one.is_read_only());
+    let blocks = written
+        .map(|one| identify_namespace::compare_and_write_blocks(subsystem.limits(), one))
+        .min()?;
+    (blocks > 0).then_some(blocks)
 }
 
 /// Fills Identify Controller of a discovery controller (CNS 01h).
@@ -101,6 +125,7 @@ pub(super) fn fill_discovery(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_B
 pub(super) fn fill_nvm(out: &mut [u8; IDENTIFY_BYTES]) {
     let data = NvmIdentifyController::mut_from_bytes(out).expect("both have 4096 bytes");
     data.zero();
+    data.verify_size_max = VERIFY_PAGES_SHIFT;
     data.write_zeroes_size_max = WRITE_ZEROES_PAGES_SHIFT;
 }
 
@@ -129,7 +154,8 @@ fn common<'a>(
     data.keep_alive_granularity_100ms = U16::new(KEEP_ALIVE_GRANULARITY);
     data.commands_max = U16::new(limits.queue_entries_max);
     // In-capsule data is of I/O queues and of the admin queue alike.
-    data.sgl_support = U32::new(field::SGL_SUPPORTED | field::SGL_OFFSET | field::SGL_TRANSPORT);
+    let sgls = field::SGL_SUPPORTED | field::SGL_OFFSET | field::SGL_TRANSPORT | SGL_LONGER;
+    data.sgl_support = U32::new(sgls);
     data.subsystem_nqn = subsystem.nqn().to_field();
     data.sgl_descriptors_max = 1;
     data.vendor[..16].copy_from_slice(subsystem.instance());

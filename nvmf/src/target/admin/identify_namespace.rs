@@ -2,6 +2,7 @@
 //!
 //! NVM Command Set 1.0 section 4.1.5.1 (figure 97), NVMe Base 2.0 section 5.17.2.8.
 
+use bdev::Operation;
 use bdev::nvme::identify::{
     IDENTIFY_BYTES, IdentifyNamespace, IndependentIdentifyNamespace, LbaFormat,
     namespace_field as field,
@@ -9,12 +10,25 @@ use bdev::nvme::identify::{
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros};
 
-use crate::target::limits::{PAGE_BYTES, TargetLimits};
+use crate::target::limits::{
+    COMPARE_AND_WRITE_BYTES_MAX, COPY_BYTES_MAX, COPY_RANGES_MAX, PAGE_BYTES, TargetLimits,
+};
 use crate::target::namespace::Namespace;
 
 /// A count of blocks, zero-based and cut to its field.
-fn zero_based(blocks: u32) -> U16 {
+pub(super) fn zero_based(blocks: u32) -> U16 {
     U16::new(u16::try_from(blocks.saturating_sub(1)).unwrap_or(u16::MAX))
+}
+
+/// Blocks that a fused compare and write of the namespace may have; zero when its device has no
+/// such operation.
+pub(super) fn compare_and_write_blocks(limits: &TargetLimits, namespace: &Namespace) -> u32 {
+    let device = namespace.limits();
+    if !device.operations.contains(Operation::CompareAndWrite) {
+        return 0;
+    }
+    let bytes = limits.transfer_bytes_max.min(COMPARE_AND_WRITE_BYTES_MAX);
+    device.atomic_blocks.min(bytes / namespace.geometry.block_bytes.max(1))
 }
 
 /// Fills Identify Namespace (CNS 00h and 11h).
@@ -36,6 +50,7 @@ pub(super) fn fill(limits: &TargetLimits, namespace: &Namespace, out: &mut [u8; 
     if device.atomic_blocks > 1 {
         data.atomic_write = zero_based(device.atomic_blocks);
         data.atomic_write_power_fail = zero_based(device.atomic_blocks);
+        data.atomic_compare_write = zero_based(compare_and_write_blocks(limits, namespace));
     }
     // A boundary that does not fit its field is too far apart to matter.
     data.optimal_boundary_blocks = U16::new(u16::try_from(device.boundary_blocks).unwrap_or(0));
@@ -45,6 +60,10 @@ pub(super) fn fill(limits: &TargetLimits, namespace: &Namespace, out: &mut [u8; 
     data.deallocate_granularity = page_blocks;
     data.deallocate_alignment = page_blocks;
     data.optimal_write_size = zero_based(limits.transfer_bytes_max / block_bytes.max(1));
+    let copy_blocks = COPY_BYTES_MAX / block_bytes.max(1);
+    data.copy_source_blocks_max = U16::new(u16::try_from(copy_blocks).unwrap_or(u16::MAX));
+    data.copy_blocks_max = U32::new(copy_blocks);
+    data.copy_ranges_max = u8::try_from(COPY_RANGES_MAX - 1).expect("at most 256 ranges");
     data.ana_group_id = U32::new(namespace.id.0);
     data.attributes = attributes(namespace);
     data.nguid = namespace.nguid();

@@ -58,10 +58,11 @@ const ADMIN_COMMANDS: [AdminOpcode; 7] = [
     AdminOpcode::KeepAlive,
 ];
 /// I/O commands that are executed and leave blocks as they are.
-const READING_COMMANDS: [NvmOpcode; 3] = [NvmOpcode::Flush, NvmOpcode::Read, NvmOpcode::Compare];
+const READING_COMMANDS: [NvmOpcode; 4] =
+    [NvmOpcode::Flush, NvmOpcode::Read, NvmOpcode::Compare, NvmOpcode::Verify];
 /// I/O commands that are executed and change blocks.
-const WRITING_COMMANDS: [NvmOpcode; 3] =
-    [NvmOpcode::Write, NvmOpcode::WriteZeroes, NvmOpcode::DatasetManagement];
+const WRITING_COMMANDS: [NvmOpcode; 4] =
+    [NvmOpcode::Write, NvmOpcode::WriteZeroes, NvmOpcode::DatasetManagement, NvmOpcode::Copy];
 
 /// LSUPP of a supported log page, FSUPP of a supported feature.
 const SUPPORTED_BIT: u32 = 1;

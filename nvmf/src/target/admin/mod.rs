@@ -34,5 +34,4 @@ pub use discovery::{Directory, DirectoryEntry};
 pub use error_log::ErrorReport;
 
 pub use properties::{ControllerState, QUIESCE_TIMEOUT};
-pub(super) use transfer::check_flags;
 pub use transfer::{Direction, Placement, Transfer, transfer_of};

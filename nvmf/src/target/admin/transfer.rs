@@ -69,7 +69,8 @@ pub fn transfer_of(entry: &SubmissionEntry, limits: &TargetLimits) -> Result<Tra
     }
 }
 
-/// The data that the descriptor of a command stands for, which must be exactly `len_bytes`.
+/// The data that the descriptor of a command stands for, which must be at least `len_bytes`: SGLS
+/// says that it may be longer (NVMe Base 2.0 figure 275, bit 18).
 pub(super) fn described(
     entry: &SubmissionEntry,
     direction: Direction,
@@ -92,15 +93,14 @@ pub(super) fn described(
         }
         _ => return Err(Status::SGL_DESCRIPTOR_TYPE_INVALID),
     };
-    if found_bytes != len_bytes {
+    if found_bytes < len_bytes {
         return Err(Status::DATA_SGL_LENGTH_INVALID);
     }
     Ok(Transfer::Data { direction, len_bytes, placement })
 }
 
-/// Over fabrics every command has an SGL. Admin commands are never fused (section 3.3.3.1), and I/O
-/// commands are not here: FUSES is 0.
-pub(in crate::target) fn check_flags(entry: &SubmissionEntry) -> Result<(), Status> {
+/// Over fabrics every command has an SGL. Admin commands are never fused (section 3.3.3.1).
+pub(super) fn check_flags(entry: &SubmissionEntry) -> Result<(), Status> {
     let has_sgl = entry.data_pointer_format() == DataPointerFormat::Sgl;
     if has_sgl && entry.fuse() == Fuse::Normal { Ok(()) } else { Err(Status::INVALID_FIELD) }
 }
@@ -140,7 +140,7 @@ mod tests {
         let with = |len| transfer(&command(0x06, SglDescriptor::transport_data_block(len)));
         assert_eq!(with(4096), Ok(to_host(4096)));
         assert_eq!(with(4095), Err(Status::DATA_SGL_LENGTH_INVALID));
-        assert_eq!(with(4097), Err(Status::DATA_SGL_LENGTH_INVALID));
+        assert_eq!(with(4097), Ok(to_host(4096)));
         assert_eq!(with(0), Err(Status::DATA_SGL_LENGTH_INVALID));
     }
 

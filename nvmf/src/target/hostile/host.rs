@@ -269,12 +269,23 @@ impl Session {
         self.is_clean &= !is_again;
         self.next_id = self.next_id.wrapping_add(u16::from(!is_again));
         self.sent += 1;
+        if matches!(self.options.role, Role::Io(_)) && random.chance(0.1) {
+            let halves = mutate::fused_pair(self.next_id, random);
+            self.next_id = self.next_id.wrapping_add(1);
+            self.sent += 1;
+            let encode = |(command, data_bytes)| self.capsule(command, data_bytes, random);
+            return halves.map(encode).concat();
+        }
         let (command, data_bytes) = match self.options.role {
             Role::Admin => mutate::admin_command(self.next_id, random),
             Role::Io(_) => mutate::io_command(self.next_id, random),
         };
-        let data = vec![random.below(200) as u8; data_bytes];
-        let data_bytes = u32::try_from(data.len()).expect("a short capsule");
+        self.capsule(command, data_bytes, random)
+    }
+
+    fn capsule(&self, command: SubmissionEntry, bytes: usize, random: &mut Random) -> Vec<u8> {
+        let data = vec![random.below(200) as u8; bytes];
+        let data_bytes = u32::try_from(bytes).expect("a short capsule");
         self.encode(&CommandCapsule::new(command, data_bytes, self.framing), &data)
     }
 

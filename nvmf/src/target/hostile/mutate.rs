@@ -21,7 +21,8 @@ fn sgl_of(opcode: u8, bytes: u32, random: &mut Random) -> (SglDescriptor, usize)
 
 /// A valid I/O command and the length of its in-capsule data.
 pub(super) fn io_command(command_id: u16, random: &mut Random) -> (SubmissionEntry, usize) {
-    let opcode = [0x00, 0x01, 0x01, 0x02, 0x02, 0x05, 0x08, 0x09][random.below(8) as usize];
+    const OPCODES: [u8; 10] = [0x00, 0x01, 0x01, 0x02, 0x02, 0x05, 0x08, 0x09, 0x0c, 0x19];
+    let opcode = OPCODES[random.below(OPCODES.len() as u64) as usize];
     let blocks_max = if random.chance(0.3) { 256 } else { 16 };
     let blocks = 1 + random.below(blocks_max) as u32;
     let lba = random.below(DISK_BLOCKS - u64::from(blocks)) as u32;
@@ -30,7 +31,18 @@ pub(super) fn io_command(command_id: u16, random: &mut Random) -> (SubmissionEnt
             let sgl = SglDescriptor::transport_data_block(0);
             (SubmissionEntry::new(0, command_id, 1).with_sgl(sgl), 0)
         }
-        0x08 => (io(8, command_id, lba, blocks, SglDescriptor::transport_data_block(0)), 0),
+        0x08 | 0x0c => {
+            (io(opcode, command_id, lba, blocks, SglDescriptor::transport_data_block(0)), 0)
+        }
+        0x19 => {
+            // Its ranges are whatever the data happens to be.
+            let format = random.below(2) as u32;
+            let ranges = 1 + random.below(64) as u32;
+            let (sgl, data_bytes) = sgl_of(opcode, ranges * [32, 40][format as usize], random);
+            let mut command = io(opcode, command_id, lba, 1, sgl);
+            command.cdw12.set(format << 8 | (ranges - 1));
+            (command, data_bytes)
+        }
         0x09 => {
             let ranges = 1 + random.below(256) as u32;
             let (sgl, data_bytes) = sgl_of(9, ranges * 16, random);
@@ -45,6 +57,19 @@ pub(super) fn io_command(command_id: u16, random: &mut Random) -> (SubmissionEnt
             (io(opcode, command_id, lba, blocks, sgl), data_bytes)
         }
     }
+}
+
+/// Both halves of a fused compare and write, and the lengths of their in-capsule data.
+pub(super) fn fused_pair(first_id: u16, random: &mut Random) -> [(SubmissionEntry, usize); 2] {
+    let blocks = 1 + random.below(8) as u32;
+    let lba = random.below(DISK_BLOCKS - u64::from(blocks)) as u32;
+    [(0x05, 1), (0x01, 2)].map(|(opcode, fuse)| {
+        let (sgl, data_bytes) = sgl_of(opcode, blocks * 512, random);
+        let id = first_id.wrapping_add(u16::from(fuse == 2));
+        let mut command = io(opcode, id, lba, blocks, sgl);
+        command.flags |= fuse;
+        (command, data_bytes)
+    })
 }
 
 /// A valid admin command and the length of its in-capsule data.

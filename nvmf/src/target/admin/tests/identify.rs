@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bdev::{Geometry, Limits};
+use bdev::{Geometry, Limits, Operation, OperationSet};
 
 use super::*;
 use crate::target::namespace::Access;
@@ -58,10 +58,11 @@ fn an_io_controller_is_what_a_linux_host_needs() {
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES and CQES");
     assert_eq!(u16_at(&page, 514), 128, "MAXCMD");
     assert_eq!((u32_at(&page, 516), u32_at(&page, 540)), (1024, 1024), "NN and MNAN");
-    assert_eq!(u16_at(&page, 520), 0b101_1101, "ONCS");
-    assert_eq!(u16_at(&page, 522), 0, "FUSES");
+    assert_eq!(u16_at(&page, 520), 0b1_1101_1101, "ONCS");
+    assert_eq!((u16_at(&page, 522), u16_at(&page, 532)), (1, 0), "FUSES and ACWU");
+    assert_eq!(u16_at(&page, 534), 0b11, "CDFS");
     assert_eq!(page[525], 0b100, "VWC");
-    assert_eq!(u32_at(&page, 536), 1 | 1 << 20 | 1 << 21, "SGLS");
+    assert_eq!(u32_at(&page, 536), 1 | 1 << 18 | 1 << 20 | 1 << 21, "SGLS");
     assert_eq!(&page[768..796], b"nqn.2019-05.io.openebs:test\0");
     assert_eq!(u32_at(&page, 1792), (64 + 4096) / 16, "IOCCSZ");
     assert_eq!(u32_at(&page, 1796), 1, "IORCSZ");
@@ -91,6 +92,29 @@ fn a_write_cache_is_present_where_a_device_has_one() {
 }
 
 #[test]
+fn compare_and_write_is_announced_where_every_namespace_that_is_written_has_it() {
+    let device = |atomic_blocks, operations, read_only| {
+        let limits = Limits { atomic_blocks, operations, read_only, ..Limits::default() };
+        TestDevice { limits, ..TestDevice::default() }
+    };
+    let without = OperationSet::ALL.without(Operation::CompareAndWrite);
+    let announced = |devices: Vec<TestDevice>| {
+        let devices = (1..).zip(devices).collect();
+        let mut host = Host::ready(Subsystem::new(config_of(devices)).unwrap());
+        let data = page(&mut host, 1, 0).unwrap();
+        (u16_at(&data, 522), u16_at(&data, 532))
+    };
+    let all = OperationSet::ALL;
+    assert_eq!(announced(vec![device(8, all, false), device(4, all, false)]), (1, 3));
+    assert_eq!(announced(vec![device(8, all, false), device(8, without, false)]), (0, 0));
+    assert_eq!(announced(vec![device(8, all, false), device(8, without, true)]), (1, 7));
+    assert_eq!(announced(vec![device(8, all, true)]), (0, 0));
+    assert_eq!(announced(vec![]), (0, 0));
+    // Half of the largest buffer, in blocks of 512 bytes.
+    assert_eq!(announced(vec![device(1000, all, false)]), (1, 127));
+}
+
+#[test]
 fn a_discovery_controller_has_a_controller_to_identify_and_nothing_else() {
     let mut host = Host::ready(discovery_subsystem());
     let data = page(&mut host, 1, 0).unwrap();
@@ -117,12 +141,14 @@ fn a_namespace_of_512_byte_blocks_is_described() {
     assert_eq!(data[30], 1, "NMIC");
     assert_eq!(data[33], 0b1001, "DLFEAT");
     assert_eq!((u16_at(&data, 34), u16_at(&data, 36)), (7, 7), "NAWUN and NAWUPF");
+    assert_eq!(u16_at(&data, 38), 7, "NACWU");
     assert_eq!(u16_at(&data, 46), 256, "NOIOB");
     assert_eq!(u64_at(&data, 48), 1 << 20, "NVMCAP");
     for offset in [64, 66, 68, 70] {
         assert_eq!(u16_at(&data, offset), 7, "NPWG, NPWA, NPDG, NPDA");
     }
     assert_eq!(u16_at(&data, 72), 255, "NOWS");
+    assert_eq!((u16_at(&data, 74), u32_at(&data, 76), data[80]), (248, 248, 63), "copy limits");
     assert_eq!(u32_at(&data, 92), 1, "ANAGRPID");
     assert_eq!(data[99], 0, "NSATTR");
     assert_eq!(&data[104..120], uuid.as_bytes());
@@ -212,7 +238,7 @@ fn only_the_nvm_command_set_is_known() {
     }
     assert_eq!(
         page(&mut host, 6, 0).unwrap()[..16],
-        [0, 13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        [13, 13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     );
 }
 

@@ -116,7 +116,7 @@ fn the_commands_that_are_listed_are_those_that_are_executed() {
         let is_known = transfer_of(&entry, &limits) != Err(Status::INVALID_OPCODE);
         assert_eq!(is_known, admin.contains(&usize::from(opcode)), "opcode {opcode:#x}");
     }
-    assert_eq!(listed(&page[1024..2048]), [0, 1, 2, 5, 8, 9]);
+    assert_eq!(listed(&page[1024..2048]), [0, 1, 2, 5, 8, 9, 0x0c, 0x19]);
     assert_eq!((u32_at(&page, 1024 + 4), u32_at(&page, 1024 + 8)), (3, 1));
     let mut entry = log(0x05, 4096, 0);
     entry.cdw14 = U32::new(2 << 24);
