@@ -28,6 +28,7 @@ mod builder;
 mod cache;
 mod console;
 mod cpio;
+mod crowd;
 mod disk;
 mod error;
 mod files;
@@ -51,6 +52,7 @@ mod wire;
 
 pub use builder::{Access, Builder, Iommu, Network};
 pub use cache::{CACHE_VARIABLE, Cache};
+pub use crowd::Crowd;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use image::{GuestImage, PACKAGES};

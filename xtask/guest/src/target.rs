@@ -41,7 +41,22 @@ impl Target {
     /// Starts a target on the host's loopback with the given port, zero for a free one, and waits
     /// until it accepts connections. `arguments` are further ones of `mayastor target`.
     pub fn start(port: u16, arguments: &[&str]) -> Result<Target> {
-        let mut command = Command::new(binary());
+        Target::launch(Command::new(binary()), port, arguments)
+    }
+
+    /// The same, in surroundings that a shell script prepares: the script runs first, in a file
+    /// system name space of its own, and then becomes the target.
+    pub fn start_after(script: &str, port: u16, arguments: &[&str]) -> Result<Target> {
+        let mut command = Command::new("unshare");
+        if !nix::unistd::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let script = format!("set -e; {script}; exec \"$0\" \"$@\"");
+        command.args(["--mount", "sh", "-c", &script]).arg(binary());
+        Target::launch(command, port, arguments)
+    }
+
+    fn launch(mut command: Command, port: u16, arguments: &[&str]) -> Result<Target> {
         command.args(["target", "--addr", "127.0.0.1", "--port", &port.to_string()]);
         command.args(["--advertise", HOST_ADDRESS, "--quiet"]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
