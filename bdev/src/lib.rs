@@ -20,6 +20,7 @@ mod narrow;
 pub mod null;
 pub mod nvme;
 pub mod parts;
+pub mod pcie;
 pub mod queue_pair;
 mod range_lock;
 pub mod reservation;

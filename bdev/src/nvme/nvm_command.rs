@@ -33,6 +33,11 @@ impl TransferFlags {
     /// Write Zeroes may deallocate (DEAC).
     pub const DEALLOCATE: Self = Self(1 << 25);
 
+    /// The flags as they stand in dword 12.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Both sets of flags.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {

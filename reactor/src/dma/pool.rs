@@ -173,6 +173,11 @@ impl DmaPool {
         self.exhausted
     }
 
+    /// The region that all buffers are cut from, for a device to be shown.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
     /// Which pages back the pool.
     pub fn pages(&self) -> PageKind {
         self.region.pages()

@@ -1,0 +1,90 @@
+//! One namespace of a controller, as a block device.
+//!
+//! Opened on control threads; queue pairs are opened and dropped on their cores, and a controller
+//! lives for as long as any device or queue pair of it does.
+
+use std::sync::Arc;
+
+use reactor::Cx;
+use uuid::Uuid;
+
+use super::controller::Controller;
+use super::error::PcieError;
+use super::identity::Namespace;
+use super::queue_pair::PcieQueuePair;
+use crate::device::{BlockDevice, Geometry, Limits, OpenError};
+use crate::queue_pair::QueuePair;
+
+/// A namespace of a local drive.
+#[derive(Debug)]
+pub struct PcieDevice {
+    name: String,
+    controller: Arc<Controller>,
+    namespace: Namespace,
+}
+
+impl PcieDevice {
+    /// The namespace with this number.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or cannot be used.
+    pub fn new(
+        name: String,
+        controller: Arc<Controller>,
+        namespace: u32,
+    ) -> Result<PcieDevice, PcieError> {
+        let namespace = controller.namespace(namespace)?;
+        Ok(PcieDevice { name, controller, namespace })
+    }
+
+    /// Its controller.
+    pub fn controller(&self) -> &Arc<Controller> {
+        &self.controller
+    }
+
+    /// Opens the calling core's queue pair, as what it is.
+    ///
+    /// # Errors
+    ///
+    /// All queues of the controller are taken, or the core's memory cannot be shown to it.
+    pub fn open(&self, cx: &mut Cx, depth: u32) -> Result<PcieQueuePair, OpenError> {
+        let refuse = |source| OpenError::System { device: self.name.clone(), source };
+        let shared = self.controller.shared();
+        shared.regions.add(&*shared.platform, cx.dma.region()).map_err(refuse)?;
+        let Some(port) = shared.ports.iter().position(|port| port.take()) else {
+            let count = shared.ports.len();
+            let text = format!("all {count} I/O queues of the controller are in use");
+            return Err(refuse(std::io::Error::new(std::io::ErrorKind::ResourceBusy, text)));
+        };
+        let namespace = self.namespace;
+        Ok(PcieQueuePair::new(cx, self.controller.clone(), port, namespace, depth.max(1)))
+    }
+}
+
+impl BlockDevice for PcieDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn about(&self) -> Option<String> {
+        let identity = self.controller.identity();
+        Some(format!("NVMe over VFIO, {} {}", identity.model, identity.serial))
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.namespace.geometry
+    }
+
+    fn limits(&self) -> Limits {
+        self.namespace.limits()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.namespace.uuid
+    }
+
+    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+        Ok(Box::new(self.open(cx, depth)?))
+    }
+}
