@@ -131,6 +131,51 @@ mod real_kernel {
         });
     }
 
+    /// Two ranges one behind the other, then as many of a block each as the namespace allows.
+    #[test]
+    fn copied_ranges_lie_one_behind_the_other_at_the_destination() {
+        on_our_target(|guest, controller, device| {
+            let about = json(guest, &format!("nvme id-ns {device}"));
+            let limit = |name: &str| about[name].as_u64().unwrap();
+            let ranges = limit("msrc") + 1;
+            assert!(limit("mssrl") >= 8 && limit("mcl") >= 16, "{about}");
+            assert!(ranges >= 2 && limit("mcl") >= ranges, "{about}");
+            let script = format!(
+                "set -e
+                head -c 1048576 /dev/urandom > /tmp/data
+                dd if=/tmp/data of={device} bs=64k oflag=direct iflag=fullblock
+                nvme copy {device} -d 8192 -s 3,100 -b 7,6
+                nvme copy {device} -d 9000 -s $(seq -s, 0 2 {}) -b $(yes 0 | head -{ranges} | \
+                    paste -sd,)
+                read_back() {{ dd if={device} bs=512 skip=$1 count=$2 iflag=direct 2>/dev/null; }}
+                stored() {{ dd if=/tmp/data bs=512 skip=$1 count=$2 2>/dev/null; }}
+                read_back 8192 15 > /tmp/back; (stored 3 8; stored 100 7) | cmp - /tmp/back
+                read_back 9000 {ranges} > /tmp/back
+                for n in $(seq 0 2 {}); do stored $n 1; done | cmp - /tmp/back
+                read_back 0 2048 | cmp - /tmp/data",
+                2 * ranges - 1,
+                2 * ranges - 1,
+            );
+            run(guest, &script);
+            fails_with(guest, &format!("nvme copy {device} -d 131068 -s 0 -b 7"), 0x80);
+            fails_with(guest, &format!("nvme copy {device} -d 0 -s 131068 -b 7"), 0x80);
+            // Copy (bit 8) and Verify (bit 7) are announced where they can be had.
+            let about = json(guest, &format!("nvme id-ctrl {}", controller.device()));
+            assert_eq!(about["oncs"].as_u64().unwrap() & 0x180, 0x180);
+        });
+    }
+
+    #[test]
+    fn verify_passes_on_what_can_be_read_and_on_nothing_else() {
+        on_our_target(|guest, _, device| {
+            run(
+                guest,
+                &format!("nvme verify {device} -s 0 -c 255 && nvme verify {device} -s 131071"),
+            );
+            fails_with(guest, &format!("nvme verify {device} -s 131071 -c 1"), 0x80);
+        });
+    }
+
     #[test]
     fn a_command_that_is_not_there_is_refused_and_the_queue_goes_on() {
         on_our_target(|guest, controller, device| {
