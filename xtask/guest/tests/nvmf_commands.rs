@@ -162,6 +162,7 @@ mod real_kernel {
             // Copy (bit 8) and Verify (bit 7) are announced where they can be had.
             let about = json(guest, &format!("nvme id-ctrl {}", controller.device()));
             assert_eq!(about["oncs"].as_u64().unwrap() & 0x180, 0x180);
+            assert_eq!(about["fuses"], 1, "compare and write, fused");
         });
     }
 
@@ -199,16 +200,25 @@ mod real_kernel {
                  dd if={device} of=/dev/null bs=64k count=16 iflag=direct"
             );
             run(guest, &some_io);
+            // A core makes known what it has counted now and then.
+            run(guest, "sleep 1");
             let after = json(guest, &of("smart-log"));
             assert_eq!(after["critical_warning"], 0);
             assert_eq!((&after["avail_spare"], &after["percent_used"]), (&100.into(), &0.into()));
-            // The counters need not run, but they never run backwards.
-            let count =
-                |log: &Value, name: &str| -> u64 { log[name].as_str().unwrap().parse().unwrap() };
-            for name in ["data_units_written", "host_read_commands", "host_write_commands"] {
-                assert!(count(&after, name) >= count(&before, name), "{name}: {before} {after}");
-            }
-            assert_eq!(json(guest, &of("error-log"))["errors"][0]["error_count"], 0);
+            // 2 MiB written and 1 MiB read, in units of 512 000 bytes, rounded up.
+            let grown = |name: &str| -> u64 {
+                let count = |log: &Value| -> u64 { log[name].as_str().unwrap().parse().unwrap() };
+                count(&after) - count(&before)
+            };
+            assert!(grown("data_units_written") >= 4 && grown("data_units_read") >= 2, "{after}");
+            assert!(grown("host_write_commands") >= 32, "{before} {after}");
+            assert!(grown("host_read_commands") >= 16, "{before} {after}");
+            // What was refused is in the error log, newest first.
+            fails_with(guest, &format!("nvme io-passthru {device} -n 1 -o 0x99"), 0x1);
+            let newest = json(guest, &of("error-log"))["errors"][0].take();
+            assert!(newest["error_count"].as_u64().unwrap() > 0, "{newest}");
+            assert!(newest["sqid"].as_u64().unwrap() > 0, "{newest}");
+            assert_eq!(newest["status_field"].as_u64().unwrap() & 0x7ff, 1, "{newest}");
             let about = json(guest, &of("id-ctrl"));
             let revision = about["fr"].as_str().unwrap().trim().to_owned();
             let firmware = json(guest, &of("fw-log")).to_string();
@@ -281,8 +291,9 @@ mod real_kernel {
                 ),
             );
             assert_eq!(host, HOST_ID.replace('-', ""));
-            // Nothing can be saved, and what is not there is no feature.
+            // Nothing can be saved, the queues are fixed, and what is not there is no feature.
             fails_with(guest, &format!("nvme set-feature {controller} -f 4 -v 1 --save"), 0x10d);
+            fails_with(guest, &format!("nvme set-feature {controller} -f 7 -v 0x10001"), 0x0c);
             fails_with(guest, &format!("nvme get-feature {controller} -f 0x70"), 0x02);
             run(guest, &format!("nvme reset {controller}"));
             assert_eq!(get(guest, "-f 4"), "0000ffff");
