@@ -7,14 +7,13 @@
 use std::sync::Arc;
 
 use reactor::{Cx, Nanos, Wake};
-use uuid::Uuid;
 
 use crate::below::Below;
-use crate::device::{BlockDevice, Geometry, Limits, OpenError};
+use crate::device::{BlockDevice, OpenError};
 use crate::io::{Completion, Completions, Io, Token};
 use crate::queue_pair::{Busy, QueuePair};
-use crate::reservation::ReservationStore;
 use crate::rules::{Follower, RuleSet, Rules};
+use crate::wrapper::Wrapper;
 
 /// How late an I/O is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,32 +48,12 @@ impl Delay {
     }
 }
 
-impl BlockDevice for Delay {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Wrapper for Delay {
+    fn inner(&self) -> &dyn BlockDevice {
+        &*self.inner
     }
 
-    fn about(&self) -> Option<String> {
-        self.inner.about()
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    fn uuid(&self) -> Option<Uuid> {
-        self.inner.uuid()
-    }
-
-    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
-        self.inner.reservation_store()
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+    fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let inner = self.inner.open_queue_pair(cx, depth)?;
         Ok(Box::new(DelayQueuePair {
             below: Below::new(inner, depth),
@@ -180,6 +159,7 @@ impl QueuePair for DelayQueuePair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Geometry;
     use crate::nvme::status::Status;
     use crate::rules::{Match, Rule};
     use crate::{Malloc, laws};

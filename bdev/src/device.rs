@@ -115,6 +115,46 @@ pub enum OpenError {
     },
 }
 
+/// Why a device cannot have another size.
+#[derive(Debug, thiserror::Error)]
+pub enum ResizeError {
+    /// Its size is not ours to change: memory is mapped once, a disk grows by its own means, which
+    /// [`BlockDevice::geometry`] then sees.
+    #[error("{device} has a size that is not changed from here")]
+    Fixed {
+        /// The device's name.
+        device: String,
+    },
+    /// It would lose what it holds.
+    #[error("{device} has {blocks} blocks and cannot have fewer: {asked_blocks} were asked for")]
+    Smaller {
+        /// The device's name.
+        device: String,
+        /// What it has.
+        blocks: u64,
+        /// What was asked for.
+        asked_blocks: u64,
+    },
+    /// No device can have this size.
+    #[error("{device} cannot have the size asked for")]
+    Geometry {
+        /// The device's name.
+        device: String,
+        /// Why not.
+        #[source]
+        source: crate::legality::GeometryError,
+    },
+    /// The system refused.
+    #[error("cannot grow {device}")]
+    System {
+        /// The device's name.
+        device: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
 /// A block device. Shared by all cores; I/O goes through the queue pairs.
 pub trait BlockDevice: Debug + Send + Sync {
     /// Its name: the path part of its URI.
@@ -126,8 +166,19 @@ pub trait BlockDevice: Debug + Send + Sync {
         None
     }
 
-    /// Its size now.
+    /// Its size now: asked of the system where it can change, so for control threads only. A queue
+    /// pair that is opened later has it; those open already may keep to the size that they saw.
     fn geometry(&self) -> Geometry;
+
+    /// Gives it a size of so many blocks, at least as many as it has, and tells the size that it
+    /// has then. Control threads only.
+    ///
+    /// # Errors
+    ///
+    /// Each by its name in [`ResizeError`]; the size is then as it was.
+    fn resize(&self, _blocks: u64) -> Result<Geometry, ResizeError> {
+        Err(ResizeError::Fixed { device: self.name().to_owned() })
+    }
 
     /// What its queue pairs accept.
     fn limits(&self) -> Limits;

@@ -7,15 +7,14 @@
 use std::sync::Arc;
 
 use reactor::{Cx, Wake};
-use uuid::Uuid;
 
 use crate::below::Below;
-use crate::device::{BlockDevice, Geometry, Limits, OpenError};
+use crate::device::{BlockDevice, OpenError};
 use crate::io::{Completion, Completions, Io, Token};
 use crate::nvme::status::Status;
 use crate::queue_pair::{Busy, QueuePair};
-use crate::reservation::ReservationStore;
 use crate::rules::{Follower, RuleSet, Rules};
+use crate::wrapper::Wrapper;
 
 /// How an I/O fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,32 +44,12 @@ impl Fault {
     }
 }
 
-impl BlockDevice for Fault {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Wrapper for Fault {
+    fn inner(&self) -> &dyn BlockDevice {
+        &*self.inner
     }
 
-    fn about(&self) -> Option<String> {
-        self.inner.about()
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    fn uuid(&self) -> Option<Uuid> {
-        self.inner.uuid()
-    }
-
-    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
-        self.inner.reservation_store()
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+    fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let inner = self.inner.open_queue_pair(cx, depth)?;
         Ok(Box::new(FaultQueuePair {
             below: Below::new(inner, depth),
@@ -149,6 +128,7 @@ impl QueuePair for FaultQueuePair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Geometry;
     use crate::io::{Lba, Operation};
     use crate::rules::{Count, Match, Rule};
     use crate::{Malloc, laws};

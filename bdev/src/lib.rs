@@ -30,10 +30,11 @@ pub mod split;
 pub mod stack;
 pub mod uri;
 pub mod uring;
+mod wrapper;
 
 pub use aio::Aio;
 pub use delay::Delay;
-pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet, ResizeError};
 pub use emulate::Emulate;
 pub use fault::Fault;
 pub use io::{Completion, Completions, Io, IoFlags, Lba, Memory, Operation, SegmentArray, Token};

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use reactor::{Cx, Wake};
-use uuid::Uuid;
 
 use crate::below::Below;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::io::{Completion, Completions, Io};
 use crate::legality;
 use crate::queue_pair::{Busy, QueuePair};
+use crate::wrapper::Wrapper;
 
 /// A device with limits put upon it.
 #[derive(Debug)]
@@ -27,24 +27,16 @@ impl Narrow {
     }
 }
 
-impl BlockDevice for Narrow {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Wrapper for Narrow {
+    fn inner(&self) -> &dyn BlockDevice {
+        &*self.inner
     }
 
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn limits(&self) -> Limits {
+    fn outer_limits(&self) -> Limits {
         self.limits
     }
 
-    fn uuid(&self) -> Option<Uuid> {
-        self.inner.uuid()
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+    fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let below = Below::new(self.inner.open_queue_pair(cx, depth)?, depth);
         let (geometry, limits) = (self.geometry(), self.limits);
         Ok(Box::new(NarrowQueuePair { below, geometry, limits }))

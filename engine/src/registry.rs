@@ -197,7 +197,7 @@ fn open_path(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
     let backing = Arc::new(Backing::open(path, None)?);
     match Uring::probe() {
         Ok(()) => Ok(Arc::new(Uring::new(backing, None)?)),
-        Err(_) => Ok(Arc::new(Aio::new(backing, None)?)),
+        Err(refused) => Ok(Arc::new(Aio::instead(&refused, backing)?)),
     }
 }
 

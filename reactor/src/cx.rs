@@ -6,6 +6,7 @@
 use crate::clock::{Clock, Nanos};
 use crate::cores::CoreId;
 use crate::counters::CoreCounters;
+use crate::device_table::DeviceTable;
 use crate::dma::DmaPool;
 use crate::random::Random;
 use crate::socket::Network;
@@ -23,6 +24,8 @@ pub struct Cx {
     pub network: Box<dyn Network>,
     /// What was reported of sockets that devices own.
     pub device_readiness: DeviceReadiness,
+    /// What its devices share.
+    pub devices: DeviceTable,
     /// Its timers; what is armed here comes back through [`crate::Service::timer`].
     pub timers: Timers,
     /// Its random numbers.
@@ -51,6 +54,7 @@ impl Cx {
             dma,
             network,
             device_readiness: DeviceReadiness::default(),
+            devices: DeviceTable::default(),
             timers: Timers::with_capacity(TIMERS_MAX),
             random: Random::new(seed),
             counters: CoreCounters::default(),

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cores;
 pub mod counters;
 pub mod cx;
+pub mod device_table;
 pub mod dma;
 pub mod executor;
 pub mod histogram;

@@ -14,17 +14,18 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use reactor::Cx;
 use reactor::slab::SlotId;
 
 use super::worker::{Job, RangeWorker};
-use crate::file::{Backing, Command, Durability, Port, Reaped, Shape, Vectors};
+use crate::file::{Backing, Command, Durability, Port, Reaped, Shape, Vectors, Watch};
 use crate::io::COMPLETIONS_PER_POLL;
 
 /// `IOCB_CMD_*`.
@@ -139,7 +140,7 @@ struct Ranges {
 }
 
 /// See the module.
-pub(super) struct Context {
+pub(crate) struct Context {
     // First, so that it is destroyed before the memory that the kernel uses is freed.
     handle: Handle,
     blocks: Box<[ControlBlock]>,
@@ -151,6 +152,7 @@ pub(super) struct Context {
     refused: VecDeque<Reaped>,
     ranges: Option<Ranges>,
     event: Arc<EventFd>,
+    watch: Watch,
     capacity: u32,
     backing: Arc<Backing>,
 }
@@ -168,6 +170,7 @@ impl fmt::Debug for Context {
 impl Context {
     /// A context for `capacity` commands at once of slots below `depth`.
     pub(super) fn open(
+        cx: &mut Cx,
         backing: Arc<Backing>,
         worker: Option<RangeWorker>,
         capacity: u32,
@@ -191,6 +194,7 @@ impl Context {
             events: vec![Event::default(); COMPLETIONS_PER_POLL].into_boxed_slice(),
             refused: VecDeque::with_capacity(capacity as usize),
             ranges,
+            watch: Watch::begin(cx, event.as_fd()),
             event: Arc::new(event),
             capacity,
             backing,
@@ -303,6 +307,11 @@ impl Port for Context {
         self.capacity
     }
 
+    /// There is room for as many as there are slots.
+    fn make_room(&mut self) -> bool {
+        true
+    }
+
     fn push(&mut self, id: SlotId, command: Command<'_>) {
         if let Command::Range { mode, offset_bytes, len_bytes } = command {
             let ranges = self.ranges.as_mut().expect("the limits leave out what cannot be done");
@@ -337,7 +346,7 @@ impl Port for Context {
         }
     }
 
-    fn has_unsent(&self) -> bool {
+    fn has_work(&self) -> bool {
         let ranges = self.ranges.as_ref().is_some_and(|ranges| !ranges.waiting.is_empty());
         !self.line.is_empty() || !self.refused.is_empty() || ranges
     }
@@ -366,13 +375,13 @@ impl Port for Context {
         }
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+    fn watch(&self) -> Watch {
+        self.watch
     }
 
     fn arm(&mut self) -> bool {
         // Results of the thread come with the eventfd, after which the core polls again; one that
         // came before has rung already, and ends the sleep at once.
-        !self.has_unsent() && !self.handle.may_have_results()
+        !self.has_work() && !self.handle.may_have_results()
     }
 }

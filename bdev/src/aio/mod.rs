@@ -12,27 +12,48 @@ mod context;
 mod tests;
 mod worker;
 
+use std::io;
 use std::sync::Arc;
 
 use reactor::Cx;
 use uuid::Uuid;
 
-use crate::device::{BlockDevice, Geometry, Limits, OpenError};
-use crate::file::queue_pair::{FileQueuePair, kernel_depth};
-use crate::file::{self, Backing, FileError};
-use crate::queue_pair::QueuePair;
-use crate::reservation::ReservationStore;
+use crate::file::{self, Backing, FileDevice, FileError};
 use context::Context;
 use worker::RangeWorker;
 
-/// The device.
+/// The contexts of all cores, as a device uses them.
 #[derive(Debug)]
-pub struct Aio {
-    uuid: Option<Uuid>,
-    backing: Arc<Backing>,
+pub struct Contexts {
     /// Where there are ranges to zero.
     worker: Option<RangeWorker>,
+    /// Why it is not another interface, in words, where that was asked for first.
+    reason: Option<String>,
 }
+
+impl file::Interface for Contexts {
+    type Port = Context;
+
+    fn describe(&self) -> String {
+        match &self.reason {
+            None => "Linux AIO".to_owned(),
+            Some(reason) => format!("Linux AIO ({reason})"),
+        }
+    }
+
+    fn open_port(
+        &self,
+        cx: &mut Cx,
+        backing: &Arc<Backing>,
+        capacity: u32,
+        depth: u32,
+    ) -> io::Result<Context> {
+        Context::open(cx, backing.clone(), self.worker.clone(), capacity, depth)
+    }
+}
+
+/// The device.
+pub type Aio = FileDevice<Contexts>;
 
 impl Aio {
     /// Serves an open file. Starts a thread where ranges can be zeroed; the thread has the
@@ -42,52 +63,33 @@ impl Aio {
     ///
     /// [`FileError::Interface`] where the kernel has no AIO, or no thread can be had.
     pub fn new(backing: Arc<Backing>, uuid: Option<Uuid>) -> Result<Aio, FileError> {
+        Aio::open(backing, uuid, None)
+    }
+
+    /// As [`Aio::new`], for an interface that could not be had; the device says why.
+    ///
+    /// # Errors
+    ///
+    /// As [`Aio::new`].
+    pub fn instead(refused: &FileError, backing: Arc<Backing>) -> Result<Aio, FileError> {
+        let mut reason = refused.to_string();
+        if let Some(source) = std::error::Error::source(refused) {
+            reason = format!("{reason}: {source}");
+        }
+        Aio::open(backing, None, Some(reason))
+    }
+
+    fn open(
+        backing: Arc<Backing>,
+        uuid: Option<Uuid>,
+        reason: Option<String>,
+    ) -> Result<Aio, FileError> {
         let interface = |source| FileError::Interface { interface: "Linux AIO", source };
         context::probe().map_err(interface)?;
         let worker = match backing.has_ranges() {
             true => Some(RangeWorker::start().map_err(interface)?),
             false => None,
         };
-        Ok(Aio { uuid, backing, worker })
-    }
-
-    /// True when I/O goes past the page cache, which is when AIO is asynchronous.
-    pub fn is_direct(&self) -> bool {
-        self.backing.is_direct()
-    }
-}
-
-impl BlockDevice for Aio {
-    fn name(&self) -> &str {
-        self.backing.path()
-    }
-
-    fn about(&self) -> Option<String> {
-        Some(file::about("Linux AIO", &self.backing))
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.backing.look_again()
-    }
-
-    fn limits(&self) -> Limits {
-        file::limits(&self.backing)
-    }
-
-    fn uuid(&self) -> Option<Uuid> {
-        self.uuid
-    }
-
-    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
-        file::reservation_store(&self.backing)
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
-        let depth = depth.max(1);
-        let worker = self.worker.clone();
-        let context = Context::open(self.backing.clone(), worker, kernel_depth(depth), depth);
-        let context = context
-            .map_err(|source| OpenError::System { device: self.name().to_owned(), source })?;
-        Ok(Box::new(FileQueuePair::new(cx, self.backing.clone(), context, depth)))
+        Ok(FileDevice::over(Contexts { worker, reason }, backing, uuid))
     }
 }

@@ -1,6 +1,7 @@
 //! The laws over an AIO context.
 
 use super::*;
+use crate::device::BlockDevice;
 use crate::emulate::Sharing;
 use crate::file::testing::TestFile;
 use crate::{laws, stack};

@@ -21,12 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use reactor::Cx;
 use reactor::dma::pool::LARGEST_BUFFER_BYTES;
-use uuid::Uuid;
 
-use crate::device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+use crate::device::{BlockDevice, Limits, OpenError, OperationSet};
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
-use crate::reservation::ReservationStore;
+use crate::wrapper::Wrapper;
 use queue_pair::EmulateQueuePair;
 
 /// On how many cores a device is to be open.
@@ -91,32 +90,16 @@ fn outer_limits(inner: Limits, block_bytes: u32, sharing: Sharing) -> Limits {
     limits
 }
 
-impl BlockDevice for Emulate {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Wrapper for Emulate {
+    fn inner(&self) -> &dyn BlockDevice {
+        &*self.inner
     }
 
-    fn about(&self) -> Option<String> {
-        self.inner.about()
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn limits(&self) -> Limits {
+    fn outer_limits(&self) -> Limits {
         outer_limits(self.inner.limits(), self.geometry().block_bytes, self.sharing)
     }
 
-    fn uuid(&self) -> Option<Uuid> {
-        self.inner.uuid()
-    }
-
-    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
-        self.inner.reservation_store()
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+    fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let claim = match self.needs_one_core() {
             true => Some(Claim::take(&self.open).ok_or_else(|| OpenError::System {
                 device: self.name().to_owned(),

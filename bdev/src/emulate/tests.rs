@@ -1,6 +1,7 @@
 //! The laws over a device that can only read, write and flush, and what the laws cannot show.
 
 use super::*;
+use crate::device::Geometry;
 use crate::io::{Completions, Io, Lba, Memory, Token};
 use crate::narrow::Narrow;
 use crate::nvme::status::Status;

@@ -12,8 +12,9 @@ use std::fmt;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
@@ -21,9 +22,13 @@ use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use super::error::FileError;
 use super::ioctl::{self, DirectAlignment};
 use super::range::{RangeMode, RangeModes};
-use crate::device::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry};
+use crate::device::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry, ResizeError};
 use crate::io::Operation;
 use crate::legality;
+
+/// How often, and how long apart, what is in use is tried again: over 200 ms.
+const LET_GO_TRIES: u32 = 20;
+const LET_GO_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What may be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,15 @@ impl fmt::Display for Buffered {
     }
 }
 
+/// Where a write that has completed may still be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteCache {
+    /// In memory of the kernel or of the disk, until a flush.
+    Volatile,
+    /// Nowhere but on the medium.
+    None,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
@@ -73,6 +87,7 @@ pub struct Backing {
     buffered: Option<Buffered>,
     alignment_bytes: u32,
     block_bytes: u32,
+    cache: WriteCache,
     /// As last seen.
     blocks: AtomicU64,
     ranges: Option<RangeModes>,
@@ -85,13 +100,15 @@ impl Backing {
     ///
     /// Each by its name in [`FileError`].
     pub fn open(path: &str, block_bytes: Option<u32>) -> Result<Backing, FileError> {
-        let (file, access) = open_exclusively(path)?;
+        let (file, mut access) = open_when_let_go(path)?;
         let property =
             |what| move |source| FileError::Property { path: path.to_owned(), what, source };
         let kind = kind_of(&file.metadata().map_err(property("kind"))?);
         let kind = kind.ok_or_else(|| FileError::NotADisk { path: path.to_owned() })?;
-        if kind == Kind::File {
-            lock(&file, access, path)?;
+        if kind == Kind::BlockDevice
+            && ioctl::is_block_device_read_only(&file).map_err(property("access"))?
+        {
+            access = Access::ReadOnly;
         }
         let logical_bytes = match kind {
             Kind::BlockDevice => {
@@ -114,6 +131,10 @@ impl Backing {
                 Kind::BlockDevice => block_bytes.is_multiple_of(logical_bytes),
                 Kind::File => can_punch(&file, len_bytes, block_bytes),
             };
+        let cache = match (kind, buffered) {
+            (Kind::BlockDevice, None) => write_cache(&file),
+            _ => WriteCache::Volatile,
+        };
         Ok(Backing {
             path: path.to_owned(),
             file,
@@ -122,6 +143,7 @@ impl Backing {
             buffered,
             alignment_bytes,
             block_bytes,
+            cache,
             blocks: AtomicU64::new(geometry.blocks),
             ranges: zeroes.then(RangeModes::default),
         })
@@ -145,6 +167,11 @@ impl Backing {
     /// True when I/O goes past the page cache.
     pub fn is_direct(&self) -> bool {
         self.buffered.is_none()
+    }
+
+    /// Where completed writes may be.
+    pub fn write_cache(&self) -> WriteCache {
+        self.cache
     }
 
     /// Why I/O does not go past the page cache, where it does not.
@@ -181,6 +208,27 @@ impl Backing {
             self.blocks.store(blocks, Ordering::Relaxed);
         }
         self.geometry()
+    }
+
+    /// Lets a file grow to so many blocks.
+    pub(crate) fn resize(&self, blocks: u64) -> Result<Geometry, ResizeError> {
+        let device = || self.path.clone();
+        let now = self.look_again();
+        let wanted = Geometry { blocks, ..now };
+        legality::check_geometry(wanted)
+            .map_err(|source| ResizeError::Geometry { device: device(), source })?;
+        if self.kind == Kind::BlockDevice {
+            return Err(ResizeError::Fixed { device: device() });
+        }
+        if blocks < now.blocks {
+            let (blocks, asked_blocks) = (now.blocks, blocks);
+            return Err(ResizeError::Smaller { device: device(), blocks, asked_blocks });
+        }
+        if blocks > now.blocks {
+            let grown = self.file.set_len(wanted.len_bytes());
+            grown.map_err(|source| ResizeError::System { device: device(), source })?;
+        }
+        Ok(self.look_again())
     }
 
     /// True when ranges can be made to read as zeroes without writing them.
@@ -230,6 +278,26 @@ fn kind_of(metadata: &Metadata) -> Option<Kind> {
     } else {
         kind.is_file().then_some(Kind::File)
     }
+}
+
+/// Opens and locks; what is in use is tried again for as long as the kernel may need to let go of
+/// it. It does so some time after the last I/O, where that ended on another thread.
+fn open_when_let_go(path: &str) -> Result<(File, Access), FileError> {
+    for _ in 0..LET_GO_TRIES {
+        match open_and_lock(path) {
+            Err(FileError::InUse { .. }) => std::thread::sleep(LET_GO_INTERVAL),
+            ended => return ended,
+        }
+    }
+    open_and_lock(path)
+}
+
+fn open_and_lock(path: &str) -> Result<(File, Access), FileError> {
+    let (file, access) = open_exclusively(path)?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        lock(&file, access, path)?;
+    }
+    Ok((file, access))
 }
 
 /// Opens for writing, or else for reading.
@@ -283,6 +351,19 @@ fn len_bytes(file: &File, kind: Kind) -> io::Result<u64> {
     match kind {
         Kind::File => Ok(file.metadata()?.len()),
         Kind::BlockDevice => ioctl::block_device_bytes(file),
+    }
+}
+
+/// What the block layer knows of a disk's cache; a partition's disk is one folder up. A disk of
+/// which nothing is known has one.
+fn write_cache(file: &File) -> WriteCache {
+    let Ok(metadata) = file.metadata() else { return WriteCache::Volatile };
+    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let read = |queue| std::fs::read_to_string(format!("{folder}/{queue}/write_cache"));
+    match read("queue").or_else(|_| read("../queue")) {
+        Ok(text) if text.trim() == "write through" => WriteCache::None,
+        _ => WriteCache::Volatile,
     }
 }
 

@@ -5,7 +5,9 @@
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
+use reactor::Cx;
 use reactor::slab::SlotId;
+use reactor::socket::readiness::DESCRIPTOR_KEY;
 
 use super::range::RangeMode;
 use crate::parts::Parts;
@@ -39,6 +41,25 @@ pub(crate) struct Reaped {
     pub(crate) result: i32,
 }
 
+/// Who tells the core of results while it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// A descriptor in the core's epoll set, which fires edge by edge.
+    Descriptor,
+    /// Nobody: the network of this context watches no descriptors.
+    Nobody,
+}
+
+impl Watch {
+    /// Has the core's network watch a descriptor.
+    pub(crate) fn begin(cx: &mut Cx, descriptor: BorrowedFd<'_>) -> Watch {
+        match cx.network.watch(descriptor, DESCRIPTOR_KEY) {
+            Ok(()) => Watch::Descriptor,
+            Err(_) => Watch::Nobody,
+        }
+    }
+}
+
 /// One core's way into the kernel for one file.
 ///
 /// The memory of a command is the kernel's from `push` until the command was reaped, and whoever
@@ -47,15 +68,19 @@ pub(crate) trait Port: Debug {
     /// Most commands that may be pushed and not reaped.
     fn capacity(&self) -> u32;
 
-    /// Puts a command in line. `id.index` is below the depth that the port was opened with, and
-    /// each identifier has one command at a time.
+    /// True when a command can be pushed; may enter the kernel to make room for it.
+    fn make_room(&mut self) -> bool;
+
+    /// Puts a command in line, for which there is room. `id.index` is below the depth that the
+    /// port was opened with, and each identifier has one command at a time.
     fn push(&mut self, id: SlotId, command: Command<'_>);
 
-    /// Gives the kernel what is in line: one system call, none when there is nothing.
+    /// Gives the kernel what is in line, now or at the next `reap`.
     fn enter(&mut self);
 
-    /// True when the kernel refused, for now, to take all that is in line.
-    fn has_unsent(&self) -> bool;
+    /// True when something in line has not been given to the kernel, or a result is there that
+    /// has only to be fetched.
+    fn has_work(&self) -> bool;
 
     /// Appends at most `room` results.
     fn reap(&mut self, results: &mut Vec<Reaped>, room: usize);
@@ -63,8 +88,8 @@ pub(crate) trait Port: Debug {
     /// Asks for an end of a command, where the interface has such a thing. Its result still comes.
     fn cancel(&mut self, id: SlotId);
 
-    /// Becomes readable, edge by edge, when a result is there and [`Port::arm`] was called.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// Who wakes the core for a result, once [`Port::arm`] was called.
+    fn watch(&self) -> Watch;
 
     /// Makes the descriptor fire at the next result; false when one is there already.
     fn arm(&mut self) -> bool;

@@ -1,5 +1,5 @@
-//! What only raw system calls tell of a file: size and block size of a block device, and the
-//! alignment that direct I/O needs.
+//! What only raw system calls tell of a file: size and block size of a block device, whether it
+//! can be written, and the alignment that direct I/O needs.
 //!
 //! Called when a file is opened and when its size is looked at, on any thread. All the `unsafe` of
 //! that is here.
@@ -19,6 +19,19 @@ nix::ioctl_read_bad! {
 nix::ioctl_read_bad! {
     /// `BLKSSZGET`: bytes of a logical block (linux/fs.h, a number without size or direction).
     blksszget, libc::BLKSSZGET, libc::c_int
+}
+
+nix::ioctl_read_bad! {
+    /// `BLKROGET`: not zero when it cannot be written (linux/fs.h, as above).
+    blkroget, nix::request_code_none!(0x12, 94), libc::c_int
+}
+
+/// Whether a block device is set to be read only: it may be opened for writing all the same.
+pub(super) fn is_block_device_read_only(file: &File) -> io::Result<bool> {
+    let mut read_only = 0;
+    // SAFETY: the kernel fills in an int, which is what is there.
+    unsafe { blkroget(file.as_raw_fd(), &mut read_only) }?;
+    Ok(read_only != 0)
 }
 
 /// Size of a block device, in bytes.

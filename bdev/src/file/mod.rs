@@ -9,10 +9,17 @@
 
 pub mod backing;
 mod command;
+mod device;
+#[cfg(test)]
+mod disk_tests;
 mod error;
 mod ioctl;
+#[cfg(test)]
+mod loop_device;
 pub(crate) mod queue_pair;
 mod range;
+#[cfg(test)]
+mod scarce;
 mod sidecar;
 mod status;
 #[cfg(test)]
@@ -21,8 +28,10 @@ pub(crate) mod testing;
 mod tests;
 mod vectors;
 
-pub use backing::{Access, Backing, Buffered};
-pub(crate) use command::{Command, Durability, Port, Reaped};
+pub use backing::{Access, Backing, Buffered, WriteCache};
+pub(crate) use command::{Command, Durability, Port, Reaped, Watch};
+pub use device::FileDevice;
+pub(crate) use device::Interface;
 pub use error::FileError;
 pub use range::RangeMode;
 pub(crate) use vectors::{Shape, Vectors};
@@ -52,8 +61,7 @@ pub(crate) fn limits(backing: &Backing) -> Limits {
         segments_max: SEGMENTS_MAX,
         alignment_bytes: backing.alignment_bytes(),
         operations: OperationSet::BASIC,
-        // Neither a page cache nor a disk's own says that completed writes are on the medium.
-        volatile_cache: true,
+        volatile_cache: backing.write_cache() == WriteCache::Volatile,
         read_only: backing.access() == Access::ReadOnly,
         ..Limits::default()
     };

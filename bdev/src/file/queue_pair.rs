@@ -1,18 +1,18 @@
 //! The queue pair of a file or block device, over whichever port leads to the kernel.
 //!
-//! What is submitted waits in line; `flush` pushes the line to the port and enters the kernel
-//! once; `poll` reaps, continues what was transferred in part, and hands up. All on the core's
-//! thread. One I/O is one command of the kernel, unless the kernel stops short.
+//! What is submitted waits in line; `flush` pushes the line to the port, which enters the kernel
+//! once, then or when it is polled; `poll` reaps, continues what was transferred in part, and
+//! hands up. All on the core's thread. One I/O is one command of the kernel, unless the kernel
+//! stops short.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use reactor::slab::{Slab, SlotId};
-use reactor::socket::readiness::DESCRIPTOR_KEY;
 use reactor::{Cx, Wake};
 
-use super::command::{Command, Durability, Port, Reaped};
+use super::command::{Command, Durability, Port, Reaped, Watch};
 use super::range::RangeMode;
 use super::status::{media_error, status_of};
 use super::{Backing, KERNEL_DEPTH_MAX, limits};
@@ -48,21 +48,11 @@ enum Outcome {
     Again,
 }
 
-/// Who tells the core of results while it sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Watch {
-    /// The port's descriptor, in the core's epoll set.
-    Descriptor,
-    /// Nobody: the network of this context watches no descriptors.
-    Nobody,
-}
-
 #[derive(Debug)]
 pub(crate) struct FileQueuePair<P: Port> {
     backing: Arc<Backing>,
     limits: Limits,
     port: P,
-    watch: Watch,
     depth: u32,
     slots: Slab<InFlight>,
     line: VecDeque<SlotId>,
@@ -74,17 +64,12 @@ pub(crate) struct FileQueuePair<P: Port> {
 
 impl<P: Port> FileQueuePair<P> {
     /// A queue pair for `depth` I/Os over a port that was opened for them.
-    pub(crate) fn new(cx: &mut Cx, backing: Arc<Backing>, port: P, depth: u32) -> Self {
+    pub(crate) fn new(backing: Arc<Backing>, port: P, depth: u32) -> Self {
         backing.look_again();
-        let watch = match cx.network.watch(port.descriptor(), DESCRIPTOR_KEY) {
-            Ok(()) => Watch::Descriptor,
-            Err(_) => Watch::Nobody,
-        };
         FileQueuePair {
             limits: limits(&backing),
             backing,
             port,
-            watch,
             depth,
             slots: Slab::with_capacity(depth),
             line: VecDeque::with_capacity(depth as usize),
@@ -109,6 +94,8 @@ impl<P: Port> FileQueuePair<P> {
     /// Pushes what is in line and enters the kernel.
     fn hand_over(&mut self) {
         while self.in_kernel < self.port.capacity()
+            && !self.line.is_empty()
+            && self.port.make_room()
             && let Some(id) = self.line.pop_front()
         {
             let slot = self.slots.get_mut(id).expect("an I/O in line has not ended");
@@ -202,6 +189,10 @@ fn fail(slot: &InFlight, errno: Errno, backing: &Backing) -> Outcome {
     if slot.aborted && matches!(errno, Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED) {
         return Outcome::Ended(Status::ABORT_REQUESTED);
     }
+    // A block device says so of what lies past its end, and of nothing else.
+    if errno == Errno::ENOSPC && !slot.io.fits(backing.look_again().blocks) {
+        return Outcome::Ended(Status::LBA_OUT_OF_RANGE);
+    }
     match (errno, slot.mode) {
         (Errno::EAGAIN | Errno::EINTR, _) => Outcome::Again,
         (Errno::EOPNOTSUPP | Errno::ENOSYS, Some(mode)) if backing.note_missing(mode) => {
@@ -243,7 +234,7 @@ impl<P: Port> QueuePair for FileQueuePair<P> {
             }
             self.reaped = reaped;
         }
-        if !self.line.is_empty() || self.port.has_unsent() {
+        if !self.line.is_empty() || self.port.has_work() {
             self.hand_over();
         }
         count
@@ -273,10 +264,10 @@ impl<P: Port> QueuePair for FileQueuePair<P> {
 
     fn wake(&self) -> Wake {
         let stalled = !self.line.is_empty() && self.in_kernel < self.port.capacity();
-        if !self.ended.is_empty() || stalled || self.port.has_unsent() {
+        if !self.ended.is_empty() || stalled || self.port.has_work() {
             return Wake::Now;
         }
-        match (self.in_kernel, self.watch) {
+        match (self.in_kernel, self.port.watch()) {
             (0, _) => Wake::Never,
             (_, Watch::Descriptor) => Wake::Descriptor,
             (_, Watch::Nobody) => Wake::Now,

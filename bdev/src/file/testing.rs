@@ -13,9 +13,10 @@ use crate::device::BlockDevice;
 use crate::io::{Completions, Io, Token};
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
+use crate::uring::features::{Features, Naming, TaskWork};
 
 /// Real time after which an I/O is taken to be lost.
-pub(crate) const LOST_AFTER: Duration = Duration::from_secs(20);
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(300);
 
 /// A file that is gone when the value is.
 #[derive(Debug)]
@@ -28,6 +29,11 @@ impl TestFile {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("file-{}-{number}.disk", std::process::id());
         let path = std::env::current_exe().unwrap().with_file_name(name);
+        TestFile::at(path, len_bytes)
+    }
+
+    /// A file of zeroes at a path.
+    pub(crate) fn at(path: PathBuf, len_bytes: u64) -> TestFile {
         OpenOptions::new().create_new(true).write(true).open(&path).unwrap();
         let file = TestFile(path);
         file.set_len(len_bytes);
@@ -54,12 +60,24 @@ impl Drop for TestFile {
     }
 }
 
+const LINUX_5_19: Features = Features { task_work: TaskWork::Cooperative, ..Features::BEST };
+
+/// As it is, too, where limits let nothing be registered.
+const LINUX_5_6: Features = Features {
+    task_work: TaskWork::Interrupting,
+    ring: Naming::Plain,
+    files: Naming::Plain,
+    memory: Naming::Plain,
+};
+
 /// Makes a device of a backing.
 pub(crate) type Make = fn(Arc<Backing>) -> Arc<dyn BlockDevice>;
 
-/// Both interfaces, for what is to hold for each.
-pub(crate) const INTERFACES: [Make; 2] = [
+/// Both interfaces, and rings as older kernels have them, for what is to hold for each.
+pub(crate) const INTERFACES: [Make; 4] = [
     |backing| Arc::new(crate::Uring::new(backing, None).unwrap()),
+    |backing| Arc::new(crate::Uring::with_features(backing, LINUX_5_19)),
+    |backing| Arc::new(crate::Uring::with_features(backing, LINUX_5_6)),
     |backing| Arc::new(crate::Aio::new(backing, None).unwrap()),
 ];
 

@@ -3,6 +3,7 @@
 use super::testing::{INTERFACES, LOST_AFTER, TestFile, drain, run};
 use super::*;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use reactor::Cx;
 use reactor::Wake;
@@ -12,6 +13,7 @@ use reactor::socket::readiness::DESCRIPTOR_KEY;
 use crate::io::{Io, Lba, Memory, Token};
 use crate::legality::GeometryError;
 use crate::nvme::status::Status;
+use crate::{Completions, QueuePair};
 
 const BLOCK: u32 = 4096;
 
@@ -174,7 +176,7 @@ fn a_core_that_sleeps_is_woken_by_each_result() {
         let mut cx = context();
         let mut queue_pair = device.open_queue_pair(&mut cx, 4).unwrap();
         let buffer = cx.dma.take(BLOCK).unwrap();
-        let mut completions = crate::Completions::new();
+        let mut completions = Completions::new();
         assert_eq!(queue_pair.wake(), Wake::Never);
         for round in 0..20 {
             let io = match round % 4 {
@@ -190,16 +192,41 @@ fn a_core_that_sleeps_is_woken_by_each_result() {
             while queue_pair.poll(&mut cx, &mut completions) == 0 {
                 assert_eq!(queue_pair.wake(), Wake::Descriptor);
                 if queue_pair.arm(&mut cx) {
-                    let mut ready = Vec::new();
-                    cx.network.poll(Wait::AtMost(LOST_AFTER), &mut ready);
-                    assert_eq!(ready.len(), 1, "the descriptor fired");
-                    assert_eq!(ready[0].key, DESCRIPTOR_KEY);
-                    assert!(cx.device_readiness.note(ready[0]));
+                    sleep(&mut cx, &mut *queue_pair, &mut completions);
+                }
+                if !completions.as_slice().is_empty() {
+                    break;
                 }
             }
             assert_eq!(completions.drain().next().unwrap().token, Token(round));
         }
         cx.dma.give(buffer);
+    }
+}
+
+/// Sleeps until the descriptor fires. A disk may be slow, and what is slow is not lost: a result
+/// that is there after a sleep that nothing ended, and of which nothing tells, is.
+fn sleep(cx: &mut Cx, queue_pair: &mut dyn QueuePair, completions: &mut Completions) {
+    const LOOK_AFTER: Duration = Duration::from_secs(2);
+    let started = Instant::now();
+    loop {
+        let mut ready = Vec::new();
+        cx.network.poll(Wait::AtMost(LOOK_AFTER), &mut ready);
+        if let Some(ready) = ready.first() {
+            assert_eq!(ready.key, DESCRIPTOR_KEY);
+            assert!(cx.device_readiness.note(*ready));
+            return;
+        }
+        if queue_pair.poll(cx, completions) > 0 {
+            cx.network.poll(Wait::No, &mut ready);
+            assert_eq!(ready.len(), 1, "a result came and woke nobody");
+            return;
+        }
+        // It was awake to look, and goes to sleep as it did before.
+        if !queue_pair.arm(cx) {
+            return;
+        }
+        assert!(started.elapsed() < LOST_AFTER, "no result came");
     }
 }
 

@@ -16,14 +16,13 @@ mod tests;
 use std::sync::Arc;
 
 use reactor::Cx;
-use uuid::Uuid;
 
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::io::{Io, Operation};
 use crate::legality;
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
-use crate::reservation::ReservationStore;
+use crate::wrapper::Wrapper;
 use queue_pair::SplitQueuePair;
 
 /// A device that takes I/Os of any size.
@@ -75,32 +74,16 @@ pub fn check(io: &Io, geometry: &Geometry, inner: &Limits) -> Result<(), Status>
     Ok(())
 }
 
-impl BlockDevice for Split {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Wrapper for Split {
+    fn inner(&self) -> &dyn BlockDevice {
+        &*self.inner
     }
 
-    fn about(&self) -> Option<String> {
-        self.inner.about()
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn limits(&self) -> Limits {
+    fn outer_limits(&self) -> Limits {
         outer_limits(self.inner.limits())
     }
 
-    fn uuid(&self) -> Option<Uuid> {
-        self.inner.uuid()
-    }
-
-    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
-        self.inner.reservation_store()
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+    fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let (geometry, limits) = (self.geometry(), self.inner.limits());
         let unusable = [limits.io_blocks_max, limits.range_blocks_max, limits.segments_max]
             .contains(&0)

@@ -1,33 +1,61 @@
 //! Files and block devices through `io_uring`.
 //!
-//! [`ring`] is one core's ring: single issuer with deferred task work where the kernel has that,
-//! the file registered where it may be. [`crate::file`] makes a queue pair of it. Everything that
-//! a device does is asynchronous here, zeroing and unmapping of ranges too.
+//! A core has one ring ([`core_ring`]), which all its files share through ports ([`port`]): single
+//! issuer with deferred task work where the kernel has that, files and the core's DMA memory
+//! registered where they may be ([`features`]). [`crate::file`] makes queue pairs of ports.
+//! Everything that a device does is asynchronous here, zeroing and unmapping of ranges too.
 //!
 //! Opened on a control thread; a queue pair is opened, used and dropped on its core's thread.
 
-mod ring;
+mod core_ring;
+pub(crate) mod features;
+mod key;
+mod memory;
+mod port;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::Arc;
 
 use reactor::Cx;
 use uuid::Uuid;
 
-use crate::device::{BlockDevice, Geometry, Limits, OpenError};
-use crate::file::queue_pair::{FileQueuePair, kernel_depth};
-use crate::file::{self, Backing, FileError};
-use crate::queue_pair::QueuePair;
-use crate::reservation::ReservationStore;
-use ring::Ring;
+use crate::file::{self, Backing, FileDevice, FileError};
+use features::{Features, TaskWork};
+use port::RingPort;
+
+/// The rings of all cores, as a device uses them.
+#[derive(Debug)]
+pub struct Rings {
+    /// For the ring of a core that has none yet.
+    wanted: Features,
+}
+
+impl file::Interface for Rings {
+    type Port = RingPort;
+
+    fn describe(&self) -> String {
+        match self.wanted.task_work {
+            TaskWork::Deferred => "io_uring".to_owned(),
+            TaskWork::Cooperative => "io_uring (a kernel without deferred task work)".to_owned(),
+            TaskWork::Interrupting => "io_uring (a kernel that interrupts the core)".to_owned(),
+        }
+    }
+
+    fn open_port(
+        &self,
+        cx: &mut Cx,
+        backing: &Arc<Backing>,
+        capacity: u32,
+        depth: u32,
+    ) -> io::Result<RingPort> {
+        RingPort::open(cx, self.wanted, backing.clone(), capacity, depth)
+    }
+}
 
 /// The device.
-#[derive(Debug)]
-pub struct Uring {
-    uuid: Option<Uuid>,
-    backing: Arc<Backing>,
-}
+pub type Uring = FileDevice<Rings>;
 
 impl Uring {
     /// Serves an open file.
@@ -37,8 +65,15 @@ impl Uring {
     /// [`FileError::Interface`] where the kernel has no `io_uring`, one that lacks an operation,
     /// or does not let the process use it (`kernel.io_uring_disabled`, a filter of system calls).
     pub fn new(backing: Arc<Backing>, uuid: Option<Uuid>) -> Result<Uring, FileError> {
-        Uring::probe()?;
-        Ok(Uring { uuid, backing })
+        let task_work = features::probe().map_err(interface)?;
+        let wanted = Features { task_work, ..Features::BEST };
+        Ok(FileDevice::over(Rings { wanted }, backing, uuid))
+    }
+
+    /// As on a kernel that has no more than these.
+    #[cfg(test)]
+    pub(crate) fn with_features(backing: Arc<Backing>, wanted: Features) -> Uring {
+        FileDevice::over(Rings { wanted }, backing, None)
     }
 
     /// Whether the kernel offers what this needs.
@@ -47,44 +82,10 @@ impl Uring {
     ///
     /// As [`Uring::new`].
     pub fn probe() -> Result<(), FileError> {
-        ring::probe().map_err(|source| FileError::Interface { interface: "io_uring", source })
-    }
-
-    /// True when I/O goes past the page cache.
-    pub fn is_direct(&self) -> bool {
-        self.backing.is_direct()
+        features::probe().map(drop).map_err(interface)
     }
 }
 
-impl BlockDevice for Uring {
-    fn name(&self) -> &str {
-        self.backing.path()
-    }
-
-    fn about(&self) -> Option<String> {
-        Some(file::about("io_uring", &self.backing))
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.backing.look_again()
-    }
-
-    fn limits(&self) -> Limits {
-        file::limits(&self.backing)
-    }
-
-    fn uuid(&self) -> Option<Uuid> {
-        self.uuid
-    }
-
-    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
-        file::reservation_store(&self.backing)
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
-        let depth = depth.max(1);
-        let ring = Ring::open(self.backing.clone(), kernel_depth(depth), depth)
-            .map_err(|source| OpenError::System { device: self.name().to_owned(), source })?;
-        Ok(Box::new(FileQueuePair::new(cx, self.backing.clone(), ring, depth)))
-    }
+fn interface(source: io::Error) -> FileError {
+    FileError::Interface { interface: "io_uring", source }
 }

@@ -1,9 +1,11 @@
-//! The laws over a ring.
+//! The laws over a core's ring, as each kernel would make it.
 
 use super::*;
+use crate::device::BlockDevice;
 use crate::emulate::Sharing;
 use crate::file::testing::TestFile;
 use crate::{laws, stack};
+use features::Naming;
 
 const OPTIONS: laws::Options = laws::Options {
     keeps: laws::Keeps::Everything,
@@ -26,4 +28,65 @@ fn a_ring_keeps_the_laws() {
 #[test]
 fn a_ring_that_is_completed_by_emulation_and_splitting_keeps_the_laws() {
     laws::check(|cx| stack::complete(device(cx), Sharing::OneCore), OPTIONS);
+}
+
+/// Stands on a kernel that has no more than `wanted`.
+fn check_older(wanted: Features) {
+    let (mut cx, _) = reactor::cx::test_context();
+    let ring = core_ring::of_core(&mut cx, wanted).unwrap();
+    assert_eq!(ring.borrow().had(), wanted, "this kernel has all that was asked for, and no more");
+    let make = |_: &mut Cx| -> Arc<dyn BlockDevice> {
+        Arc::new(Uring::with_features(TestFile::new(300 * 512).backing(512), wanted))
+    };
+    laws::check(make, laws::Options { cases: 8, ..OPTIONS });
+}
+
+#[test]
+fn this_kernel_has_everything() {
+    check_older(Features::BEST);
+}
+
+#[test]
+fn without_deferred_task_work_a_ring_keeps_the_laws() {
+    check_older(Features { task_work: TaskWork::Cooperative, ..Features::BEST });
+}
+
+#[test]
+fn with_a_core_that_is_interrupted_a_ring_keeps_the_laws() {
+    check_older(Features { task_work: TaskWork::Interrupting, ..Features::BEST });
+}
+
+#[test]
+fn without_registered_files_a_ring_keeps_the_laws() {
+    check_older(Features { files: Naming::Plain, ..Features::BEST });
+}
+
+#[test]
+fn without_registered_memory_a_ring_keeps_the_laws() {
+    check_older(Features { memory: Naming::Plain, ..Features::BEST });
+}
+
+#[test]
+fn without_a_registered_ring_a_ring_keeps_the_laws() {
+    check_older(Features { ring: Naming::Plain, ..Features::BEST });
+}
+
+#[test]
+fn an_operator_is_told_of_an_older_kernel() {
+    let about = |task_work| {
+        let features = Features { task_work, ..Features::BEST };
+        let device = Uring::with_features(TestFile::new(512).backing(512), features);
+        device.about().unwrap()
+    };
+    assert!(about(TaskWork::Deferred).starts_with("io_uring, "));
+    assert!(about(TaskWork::Cooperative).starts_with("io_uring (a kernel without deferred"));
+    assert!(about(TaskWork::Interrupting).starts_with("io_uring (a kernel that interrupts"));
+}
+
+#[test]
+fn a_core_has_one_ring() {
+    let (mut cx, _) = reactor::cx::test_context();
+    let one = core_ring::of_core(&mut cx, Features::BEST).unwrap();
+    let two = core_ring::of_core(&mut cx, Features::BEST).unwrap();
+    assert!(std::rc::Rc::ptr_eq(&one, &two));
 }
