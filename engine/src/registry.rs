@@ -68,7 +68,7 @@ pub enum DeviceError {
 }
 
 /// Makes the device that a URI of its scheme describes.
-type Opener = fn(&DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError>;
+pub(crate) type Opener = fn(&DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError>;
 
 /// The schemes that can be opened.
 #[derive(Clone, Debug)]
@@ -88,6 +88,12 @@ impl Registry {
                 (Scheme::Aio, open_aio),
             ],
         }
+    }
+
+    /// Only these, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(openers: Vec<(Scheme, Opener)>) -> Registry {
+        Registry { openers }
     }
 
     /// Opens the devices of a target, in the order given, each to be used as `sharing` says.

@@ -19,6 +19,8 @@ mod portals;
 pub(crate) mod stage;
 pub(crate) mod state;
 mod subsystems;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -79,9 +81,14 @@ impl Shared {
         if self.options.cores > 1 { Sharing::ManyCores } else { Sharing::OneCore }
     }
 
-    /// Forgets what is not used any more and has it closed.
+    /// Forgets what is not used any more and has it closed; tells those who wait for that.
     fn reap(self: &Arc<Shared>, state: &mut Guard<'_>) {
-        for Unused { name, stack } in state.reap() {
+        let going = state.model.going.len();
+        let unused = state.reap();
+        if state.model.going.len() != going {
+            self.changed.notify_all();
+        }
+        for Unused { name, stack } in unused {
             let shared = Arc::clone(self);
             let closing = name.clone();
             // Flushing a file may take long. Without a thread, the closure and the device in it are

@@ -57,12 +57,15 @@ pub(crate) struct Going {
 }
 
 impl Going {
+    /// Number of things that are.
+    pub fn len(&self) -> usize {
+        let Going { devices, subsystems, namespaces, exchanges } = self;
+        devices.len() + subsystems.len() + namespaces.len() + exchanges.len()
+    }
+
     /// True when nothing is.
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty()
-            && self.subsystems.is_empty()
-            && self.namespaces.is_empty()
-            && self.exchanges.is_empty()
+        self.len() == 0
     }
 }
 

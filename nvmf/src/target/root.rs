@@ -21,8 +21,8 @@ pub(super) const ROOT_DEPTH: u32 = 1024;
 pub(super) struct Root {
     device: Arc<dyn BlockDevice>,
     queue_pair: Box<dyn QueuePair>,
-    /// Takes the place of `queue_pair` once that has nothing in flight.
-    next: Option<Box<dyn QueuePair>>,
+    /// Takes the place of `queue_pair`, which is of `device`, once that has nothing in flight.
+    next: Option<(Arc<dyn BlockDevice>, Box<dyn QueuePair>)>,
     waiting: VecDeque<Io>,
     /// Entries of the queues that submit here: as many I/Os can wait.
     entries: usize,
@@ -65,10 +65,11 @@ impl Root {
     /// Follows a change of the namespace. Another device, or another size of the same, needs
     /// another queue pair; until the old one is empty, I/Os wait.
     pub fn follow(&mut self, cx: &mut Cx, namespace: &Namespace) -> Result<(), OpenError> {
-        let same = std::ptr::addr_eq(Arc::as_ptr(&self.device), Arc::as_ptr(&namespace.device));
+        let newest = self.next.as_ref().map_or(&self.device, |(device, _)| device);
+        let same = std::ptr::addr_eq(Arc::as_ptr(newest), Arc::as_ptr(&namespace.device));
         if !same || self.geometry != namespace.geometry {
-            self.next = Some(namespace.device.open_queue_pair(cx, ROOT_DEPTH)?);
-            self.device = Arc::clone(&namespace.device);
+            let queue_pair = namespace.device.open_queue_pair(cx, ROOT_DEPTH)?;
+            self.next = Some((Arc::clone(&namespace.device), queue_pair));
             self.geometry = namespace.geometry;
         }
         self.read_only = namespace.is_read_only();
@@ -133,9 +134,11 @@ impl Root {
     #[cold]
     fn change_queue_pair(&mut self) {
         if self.queue_pair.inflight() == 0
-            && let Some(next) = self.next.take()
+            && let Some((device, queue_pair)) = self.next.take()
         {
-            self.queue_pair = next;
+            self.queue_pair = queue_pair;
+            // Last, as it tells the engine that nothing of the one before is in use.
+            self.device = device;
         }
     }
 

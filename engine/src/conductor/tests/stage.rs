@@ -1,0 +1,155 @@
+//! Cores of cardboard: they hold what they serve, as long as they are told that I/O is at it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bdev::BlockDevice;
+use nvmf::target::{ApplyError, PortalId, SubsystemId, TargetDescription};
+use reactor::cores::CoreId;
+use reactor::counters::CoreCounters;
+use reactor::inbox::CallError;
+
+use crate::conductor::stage::Stage;
+
+/// A namespace that a core has open.
+type Root = (SubsystemId, u32);
+
+#[derive(Debug, Default)]
+pub struct FakeCore {
+    description: Option<Arc<TargetDescription>>,
+    open: BTreeMap<Root, Arc<dyn BlockDevice>>,
+    /// Removed or replaced, with I/O that does not come back.
+    retired: Vec<Arc<dyn BlockDevice>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct FakeStage {
+    cores: Vec<Mutex<FakeCore>>,
+    /// Names of devices that keep their I/O.
+    stuck: Mutex<BTreeSet<String>>,
+    /// Places of cores that come to nothing.
+    saturated: Mutex<BTreeSet<usize>>,
+    listening: Mutex<BTreeMap<PortalId, OwnedFd>>,
+    pub applied: AtomicUsize,
+}
+
+impl FakeStage {
+    pub fn new(cores: usize) -> Arc<FakeStage> {
+        Arc::new(FakeStage {
+            cores: (0..cores).map(|_| Mutex::default()).collect(),
+            stuck: Mutex::default(),
+            saturated: Mutex::default(),
+            listening: Mutex::default(),
+            applied: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn set_stuck(&self, devices: &[&str]) {
+        *self.stuck.lock().unwrap() = devices.iter().map(|name| String::from(*name)).collect();
+        for core in &self.cores {
+            self.let_go(&mut core.lock().unwrap());
+        }
+    }
+
+    pub fn set_saturated(&self, places: &[usize]) {
+        *self.saturated.lock().unwrap() = places.iter().copied().collect();
+    }
+
+    pub fn listening(&self) -> Vec<u16> {
+        self.listening.lock().unwrap().keys().map(|id| id.0).collect()
+    }
+
+    /// Name and NSID of each namespace that a core serves.
+    pub fn served(&self, place: usize) -> Vec<(String, u32)> {
+        let core = self.cores[place].lock().unwrap();
+        let Some(description) = &core.description else { return Vec::new() };
+        let all = description.subsystems.values();
+        let each = all.flat_map(|one| {
+            one.namespaces().iter().map(|namespace| (one.nqn().to_string(), namespace.id.0))
+        });
+        each.collect()
+    }
+
+    fn let_go(&self, core: &mut FakeCore) {
+        let stuck = self.stuck.lock().unwrap();
+        core.retired.retain(|device| stuck.contains(device.name()));
+    }
+
+    fn reach(&self, place: usize, within: Duration) -> Result<(), CallError> {
+        let until = Instant::now() + within;
+        while self.saturated.lock().unwrap().contains(&place) {
+            if Instant::now() >= until {
+                return Err(CallError::Deadline);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl Stage for FakeStage {
+    fn cores(&self) -> Vec<CoreId> {
+        (0..self.cores.len()).map(|core| CoreId(u32::try_from(core).unwrap())).collect()
+    }
+
+    fn counters(&self, _: usize) -> CoreCounters {
+        CoreCounters::default()
+    }
+
+    fn apply(
+        &self,
+        place: usize,
+        within: Duration,
+        description: Arc<TargetDescription>,
+    ) -> Result<Result<(), ApplyError>, CallError> {
+        self.reach(place, within)?;
+        let mut core = self.cores[place].lock().unwrap();
+        let mut open = BTreeMap::new();
+        for (id, subsystem) in &description.subsystems {
+            for namespace in subsystem.namespaces() {
+                open.insert((*id, namespace.id.0), Arc::clone(&namespace.device));
+            }
+        }
+        let before = std::mem::replace(&mut core.open, open);
+        for (root, device) in before {
+            let now = core.open.get(&root);
+            if now.is_none_or(|now| !std::ptr::addr_eq(Arc::as_ptr(now), Arc::as_ptr(&device))) {
+                core.retired.push(device);
+            }
+        }
+        self.let_go(&mut core);
+        core.description = Some(description);
+        self.applied.fetch_add(1, Ordering::Relaxed);
+        Ok(Ok(()))
+    }
+
+    fn is_settled(&self, place: usize, within: Duration) -> Result<bool, CallError> {
+        self.reach(place, within)?;
+        let mut core = self.cores[place].lock().unwrap();
+        self.let_go(&mut core);
+        Ok(core.retired.is_empty())
+    }
+
+    fn listen(
+        &self,
+        within: Duration,
+        portal: PortalId,
+        socket: OwnedFd,
+    ) -> Result<io::Result<()>, CallError> {
+        self.reach(0, within)?;
+        self.listening.lock().unwrap().insert(portal, socket);
+        Ok(Ok(()))
+    }
+
+    fn stop_listening(&self, within: Duration, portal: PortalId) -> Result<(), CallError> {
+        self.reach(0, within)?;
+        self.listening.lock().unwrap().remove(&portal);
+        Ok(())
+    }
+}
