@@ -36,8 +36,26 @@
 //! * A child that refuses an I/O without effect (range, reservation, capacity, comparison) must
 //!   have changed nothing; that all of them refuse it is the host's affair and faults nobody.
 
+mod cell;
 pub mod child;
+pub mod config;
+pub mod errors;
+pub mod home;
 pub mod intent;
+mod mail;
+pub mod mirror;
+pub mod nexus;
+pub mod one_core;
+mod range_table;
+mod stripe_lock;
+#[cfg(test)]
+mod testing;
 pub mod truth;
+pub mod view;
 
 pub use child::{ChildIndex, ChildSet, ChildState, FaultReason};
+pub use config::{ChildConfig, ConfigError, Marking, NexusConfig, Standing};
+pub use home::Home;
+pub use mirror::MirrorQueuePair;
+pub use nexus::Nexus;
+pub use one_core::OneCore;

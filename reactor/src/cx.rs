@@ -9,6 +9,7 @@ use crate::counters::CoreCounters;
 use crate::device_table::DeviceTable;
 use crate::dma::DmaPool;
 use crate::random::Random;
+use crate::sleep::Waker;
 use crate::socket::Network;
 use crate::socket::readiness::DeviceReadiness;
 use crate::timer::Timers;
@@ -32,6 +33,9 @@ pub struct Cx {
     pub random: Random,
     /// What it counts.
     pub counters: CoreCounters,
+    /// Wakes the core when it sleeps: for devices whose queue pairs on other cores may have news
+    /// for this one. Nothing where no reactor runs the core.
+    pub waker: Option<Waker>,
     clock: Clock,
     now: Nanos,
 }
@@ -58,6 +62,7 @@ impl Cx {
             timers: Timers::with_capacity(TIMERS_MAX),
             random: Random::new(seed),
             counters: CoreCounters::default(),
+            waker: None,
             clock,
             now,
         }

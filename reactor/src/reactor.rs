@@ -242,7 +242,9 @@ fn context(reactor: &Reactor) -> Result<Cx, StartError> {
     let system = |source| StartError::System { core, source };
     let network = EpollNetwork::new().map_err(system)?;
     network.watch_level(reactor.sleeper.as_fd(), WAKE_KEY).map_err(system)?;
-    Ok(Cx::new(core, Clock::real(), dma, Box::new(network), seed))
+    let mut cx = Cx::new(core, Clock::real(), dma, Box::new(network), seed);
+    cx.waker = Some(reactor.waker.clone());
+    Ok(cx)
 }
 
 /// The running loop and what only it touches.

@@ -1,0 +1,209 @@
+//! What a nexus is made of, and why it cannot be made so.
+//!
+//! Used on a control thread, before anything exists.
+
+use std::sync::Arc;
+
+use bdev::device::{Geometry, OperationSet};
+use bdev::emulate::Sharing;
+use bdev::{BlockDevice, Emulate, Operation, Split, split};
+use uuid::Uuid;
+
+use crate::child::CHILDREN_MAX;
+use crate::view::{ChildDevice, Locality};
+
+/// A child as it is configured.
+#[derive(Clone, Debug)]
+pub struct ChildConfig {
+    /// What an operator calls it: its URI.
+    pub name: String,
+    /// The device; what it lacks is put above it here.
+    pub device: Arc<dyn BlockDevice>,
+    /// Its blocks before this one are for the label.
+    pub data_start_blocks: u64,
+    /// How near it is.
+    pub locality: Locality,
+    /// What it is at the beginning.
+    pub standing: Standing,
+}
+
+/// What a child is at the beginning, by the word of [`crate::truth`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In sync: a member.
+    Member,
+    /// Configured, but to be rebuilt before it is used.
+    OutOfSync,
+}
+
+/// A nexus as it is configured.
+#[derive(Clone, Debug)]
+pub struct NexusConfig {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Option<Uuid>,
+    /// Length of the volume in blocks; nothing for the shortest child.
+    pub blocks: Option<u64>,
+    /// 1 to [`CHILDREN_MAX`] of them.
+    pub children: Vec<ChildConfig>,
+    /// Whether regions are marked before they are written.
+    pub marking: Marking,
+}
+
+/// Whether writes wait for marks ([`crate::intent`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marking {
+    /// They do: there are labels.
+    Regions,
+    /// They do not.
+    Off,
+}
+
+/// Why a nexus, or a child of it, cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// None at all.
+    #[error("a nexus needs at least one child")]
+    NoChildren,
+    /// None that holds the data.
+    #[error("none of the children is in sync")]
+    NoMembers,
+    /// Too many.
+    #[error("{count} children are more than the {CHILDREN_MAX} that a nexus can have")]
+    TooManyChildren {
+        /// How many there would be.
+        count: usize,
+    },
+    /// The same device twice.
+    #[error("child {name} is there twice: {other} is the same device")]
+    Duplicate {
+        /// The second.
+        name: String,
+        /// The first.
+        other: String,
+    },
+    /// Too short for the volume.
+    #[error("child {name} has room for {blocks} blocks, the volume has {needed}")]
+    TooSmall {
+        /// Which.
+        name: String,
+        /// Blocks after its label.
+        blocks: u64,
+        /// Blocks of the volume.
+        needed: u64,
+    },
+    /// Blocks of another length.
+    #[error("child {name} has blocks of {block_bytes} bytes, the volume has blocks of {needed}")]
+    BlockSize {
+        /// Which.
+        name: String,
+        /// Its block size.
+        block_bytes: u32,
+        /// That of the volume.
+        needed: u32,
+    },
+    /// It cannot be written.
+    #[error("child {name} is read-only")]
+    ReadOnly {
+        /// Which.
+        name: String,
+    },
+    /// No place is free: a child that left is still open on a core.
+    #[error("no place is free for child {name}: one that left is still in use on a core")]
+    NoPlace {
+        /// Which.
+        name: String,
+    },
+    /// There is no child of that name.
+    #[error("the nexus has no child {name}")]
+    NoSuchChild {
+        /// What was asked for.
+        name: String,
+    },
+    /// The volume would lose its last copy.
+    #[error("child {name} is the last one in sync")]
+    LastMember {
+        /// Which.
+        name: String,
+    },
+    /// Something else is being changed.
+    #[error("another change of the nexus is under way")]
+    Busy,
+}
+
+/// The volume that the children of a configuration make.
+pub(crate) fn check(config: &NexusConfig) -> Result<Geometry, ConfigError> {
+    let count = config.children.len();
+    if count > CHILDREN_MAX {
+        return Err(ConfigError::TooManyChildren { count });
+    }
+    let Some(first) = config.children.first() else { return Err(ConfigError::NoChildren) };
+    if config.children.iter().all(|child| child.standing != Standing::Member) {
+        return Err(ConfigError::NoMembers);
+    }
+    let shortest = config.children.iter().map(room_blocks).min().unwrap_or(0);
+    let blocks = config.blocks.unwrap_or(shortest);
+    let geometry = Geometry { block_bytes: first.device.geometry().block_bytes, blocks };
+    for (place, child) in config.children.iter().enumerate() {
+        check_child(child, geometry)?;
+        let others = config.children[..place].iter();
+        check_duplicate(child, others.map(|other| (other.name.as_str(), &other.device)))?;
+    }
+    Ok(geometry)
+}
+
+/// Blocks of a child after its label.
+fn room_blocks(child: &ChildConfig) -> u64 {
+    child.device.geometry().blocks.saturating_sub(child.data_start_blocks)
+}
+
+/// Whether a child fits the volume.
+pub(crate) fn check_child(child: &ChildConfig, volume: Geometry) -> Result<(), ConfigError> {
+    let name = child.name.clone();
+    let block_bytes = child.device.geometry().block_bytes;
+    if block_bytes != volume.block_bytes {
+        return Err(ConfigError::BlockSize { name, block_bytes, needed: volume.block_bytes });
+    }
+    if child.device.limits().read_only {
+        return Err(ConfigError::ReadOnly { name });
+    }
+    let blocks = room_blocks(child);
+    if blocks < volume.blocks || blocks == 0 {
+        return Err(ConfigError::TooSmall { name, blocks, needed: volume.blocks.max(1) });
+    }
+    Ok(())
+}
+
+/// Whether a child is one of those that are there: by name, by device, or by the device's identity.
+pub(crate) fn check_duplicate<'a>(
+    child: &ChildConfig,
+    others: impl Iterator<Item = (&'a str, &'a Arc<dyn BlockDevice>)>,
+) -> Result<(), ConfigError> {
+    for (name, device) in others {
+        let same_uuid = child.device.uuid().is_some() && child.device.uuid() == device.uuid();
+        let same_device = std::ptr::addr_eq(Arc::as_ptr(&child.device), Arc::as_ptr(device));
+        if child.name == name || same_device || same_uuid {
+            return Err(ConfigError::Duplicate {
+                name: child.name.clone(),
+                other: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The device of a child with what it lacks above it. Compare-and-write is the mirror's own.
+pub(crate) fn prepare(child: &ChildConfig) -> ChildDevice {
+    let mut device = child.device.clone();
+    let limits = device.limits();
+    let operations = limits.operations.with(Operation::CompareAndWrite);
+    if operations != OperationSet::ALL || !limits.unmap_zeroes {
+        device = Arc::new(Emulate::new(device, Sharing::ManyCores));
+    }
+    if split::is_needed(&device.limits()) {
+        device = Arc::new(Split::new(device));
+    }
+    let ChildConfig { data_start_blocks, locality, .. } = *child;
+    ChildDevice { device, data_start_blocks, locality }
+}

@@ -1,0 +1,192 @@
+//! What an operator asks of a running nexus. Called on the home core, by the engine's commands.
+//!
+//! Each call begins a change and returns; what comes of it is in [`Home::children`].
+
+use bdev::BlockDevice;
+use reactor::Cx;
+
+use super::{Child, Home, Step, Stops};
+use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
+use crate::config::{self, ChildConfig, ConfigError};
+use crate::errors::ErrorStore;
+
+/// A child as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildReport {
+    /// Its place.
+    pub index: ChildIndex,
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub state: ChildState,
+    /// Errors that were counted.
+    pub errors: usize,
+}
+
+impl Home {
+    /// The children, in the order of their places.
+    pub fn children(&self) -> impl Iterator<Item = ChildReport> {
+        ChildIndex::all().zip(&self.children).filter_map(|(index, child)| {
+            let child = child.as_ref()?;
+            let (name, errors) = (child.config.name.clone(), child.errors.count());
+            Some(ChildReport { index, name, state: child.state, errors })
+        })
+    }
+
+    /// The child of a name.
+    pub fn find(&self, name: &str) -> Result<ChildIndex, ConfigError> {
+        let named = |(_, child): &(ChildIndex, &Option<Child>)| {
+            child.as_ref().is_some_and(|child| child.config.name == name)
+        };
+        let found = ChildIndex::all().zip(&self.children).find(named);
+        let missing = || ConfigError::NoSuchChild { name: name.to_owned() };
+        found.map(|(index, _)| index).ok_or_else(missing)
+    }
+
+    /// Adds a child, out of sync: a rebuild makes a member of it.
+    pub fn add(&mut self, config: ChildConfig) -> Result<ChildIndex, ConfigError> {
+        config::check_child(&config, self.nexus.geometry())?;
+        let others = self.children.iter().flatten();
+        config::check_duplicate(
+            &config,
+            others.map(|other| (other.config.name.as_str(), &other.config.device)),
+        )?;
+        let no_place = || ConfigError::NoPlace { name: config.name.clone() };
+        let child = ChildIndex::all().find(|child| self.is_free(*child)).ok_or_else(no_place)?;
+        self.ports.place(child, Some(config::prepare(&config).device));
+        let state = ChildState::Faulted(FaultReason::OutOfSync);
+        self.children[child.get()] = Some(Child { config, state, errors: ErrorStore::new() });
+        Ok(child)
+    }
+
+    /// True when no child has the place and no core that has I/O has something of the last one.
+    fn is_free(&self, child: ChildIndex) -> bool {
+        self.children[child.get()].is_none() && self.is_released(child)
+    }
+
+    /// True when nothing of a child is in flight on any core.
+    fn is_released(&self, child: ChildIndex) -> bool {
+        let version = self.nexus.published.version();
+        let only = ChildSet::only(child);
+        let released = |_, cell: &crate::cell::Cell| {
+            cell.is_at_rest() || (cell.has_followed(version) && !cell.has_open(only))
+        };
+        self.ports.is_still(child) && self.nexus.all_users(released)
+    }
+
+    /// Faults a child: it leaves, and is out of sync from then on.
+    pub fn fault(&mut self, name: &str, reason: FaultReason) -> Result<(), ConfigError> {
+        self.expel(name, ChildState::Faulted(reason))
+    }
+
+    /// Takes a child offline: it leaves, and may be taken online again.
+    pub fn offline(&mut self, name: &str) -> Result<(), ConfigError> {
+        self.expel(name, ChildState::Closed)
+    }
+
+    /// Makes a child leave in an orderly way. One that has left already only changes its state.
+    fn expel(&mut self, name: &str, state: ChildState) -> Result<(), ConfigError> {
+        let child = self.find(name)?;
+        let view = self.nexus.view();
+        if view.targets.contains(child) {
+            self.lose(child, FaultReason::RebuildFailed);
+        } else if view.readable() == ChildSet::only(child) {
+            return Err(ConfigError::LastMember { name: name.to_owned() });
+        } else if view.readable().contains(child) {
+            self.set_state(child, state);
+            self.dismiss(child);
+        }
+        self.set_state(child, state);
+        Ok(())
+    }
+
+    /// Forgets a child that has left. [`ConfigError::Busy`] while it is used on a core; a member is
+    /// made to leave, and the call is to be made again.
+    pub fn remove(&mut self, cx: &mut Cx, name: &str) -> Result<(), ConfigError> {
+        let child = self.find(name)?;
+        let view = self.nexus.view();
+        if view.members.union(view.targets).contains(child) {
+            self.expel(name, ChildState::Destroying)?;
+            return Err(ConfigError::Busy);
+        }
+        if !self.is_released(child) {
+            self.ports.abort(cx, child);
+            return Err(ConfigError::Busy);
+        }
+        self.children[child.get()] = None;
+        self.ports.place(child, None);
+        Ok(())
+    }
+
+    /// Makes a rebuild target of a child that is out: from the view that this publishes on, every
+    /// write goes to it too (replica-truth rule 28), and it is not read.
+    pub fn begin_target(&mut self, name: &str) -> Result<ChildIndex, ConfigError> {
+        let child = self.find(name)?;
+        let view = self.nexus.view();
+        if view.members.union(view.targets).contains(child) || !self.is_released(child) {
+            return Err(ConfigError::Busy);
+        }
+        let known = self.children[child.get()].as_mut().expect("it was found");
+        config::check_child(&known.config, self.nexus.geometry())?;
+        known.state = ChildState::Rebuilding;
+        let device = config::prepare(&known.config);
+        self.nexus.publish(|view| {
+            view.devices[child.get()] = Some(device);
+            let incarnation = &mut view.incarnations[child.get()];
+            *incarnation = incarnation.wrapping_add(1);
+            view.targets = view.targets.with(child);
+        });
+        Ok(child)
+    }
+
+    /// A target has everything: it becomes a member once nothing is in flight on any core (rule
+    /// 29). Nothing is done with a child that is no target any more.
+    pub fn admit(&mut self, child: ChildIndex) {
+        if self.nexus.view().targets.contains(child) {
+            self.joining = self.joining.with(child);
+        }
+    }
+
+    /// Stops admitting I/O; what has begun goes on. See [`Home::is_paused`].
+    pub fn pause(&mut self) {
+        self.stop(|stops| stops.by_operator = true);
+    }
+
+    /// Admits I/O again.
+    pub fn resume(&mut self) {
+        self.stop(|stops| stops.by_operator = false);
+    }
+
+    /// True when I/O is not admitted and nothing is in flight on any core.
+    pub fn is_paused(&self) -> bool {
+        let Stops { by_operator, .. } = self.stops;
+        by_operator && self.are_drained(self.stopped_since)
+    }
+
+    /// Ends the volume: what waits and what comes fails with a path error, what has begun ends
+    /// without being acknowledged where it would have to wait for a change of members.
+    pub fn end(&mut self) {
+        self.stop(|stops| stops.ended = true);
+    }
+
+    /// True while the members are being changed.
+    pub fn is_changing(&self) -> bool {
+        self.step != Step::Idle || !self.joining.is_empty()
+    }
+
+    /// Makes the volume as long as its shortest child that is in use, if that is longer than it is.
+    /// Every child in use must have been grown before. Returns the length, in blocks.
+    pub fn grow(&mut self) -> u64 {
+        let view = self.nexus.view();
+        let used = view.members.union(view.targets);
+        let room = |child: ChildIndex| {
+            let child = view.device(child);
+            child.device.geometry().blocks.saturating_sub(child.data_start_blocks)
+        };
+        let blocks = used.iter().map(room).min().unwrap_or(0);
+        if blocks > view.blocks && view.intent.is_none() {
+            self.nexus.publish(|view| view.blocks = blocks);
+        }
+        self.nexus.view().blocks
+    }
+}

@@ -1,0 +1,190 @@
+//! Keeping up with the view, and telling the home core what this core has seen of a child.
+
+use reactor::Cx;
+
+use super::port::Port;
+use super::slot::Stage;
+use super::{CHILD_TIMEOUT, MirrorQueuePair, SWEEP_INTERVAL};
+use crate::child::{ChildIndex, ChildSet, FaultReason};
+use crate::mail::Letter;
+use crate::view::Mode;
+
+impl MirrorQueuePair {
+    /// Follows the view in force.
+    #[cold]
+    pub(super) fn follow(&mut self, cx: &mut Cx) {
+        let (version, view) = self.nexus.published.fetch();
+        (self.version, self.view) = (version, view);
+        self.geometry.blocks = self.view.blocks;
+        let kept = self.judge_suspended();
+        self.close_unused();
+        self.open_used(cx);
+        self.recount();
+        for child in self.open.minus(self.view.written()) {
+            if let Some(port) = self.ports[child.get()].as_mut() {
+                port.abort(cx);
+            }
+        }
+        if self.view.is_shared {
+            self.take_stripes_of_begun();
+        }
+        self.cell.set_followed(version);
+        self.look_at_others();
+        self.settle_all(cx, kept);
+    }
+
+    /// Children that were reported: out, replaced, or to be kept. Returns the last.
+    fn judge_suspended(&mut self) -> ChildSet {
+        let mut all_kept = ChildSet::EMPTY;
+        let used = self.view.members.union(self.view.targets);
+        for child in self.suspended {
+            let place = child.get();
+            let port = self.ports[place].as_ref();
+            let is_other =
+                port.is_some_and(|port| port.incarnation != self.view.incarnations[place]);
+            let is_kept = self.view.kept[place] != self.kept[place];
+            if !used.contains(child) || is_other || is_kept {
+                self.suspended = self.suspended.without(child);
+                self.unreported = self.unreported.without(child);
+                all_kept = all_kept.with(child);
+            }
+        }
+        all_kept
+    }
+
+    /// Closes queue pairs that are used no more and have given everything back.
+    pub(super) fn close_unused(&mut self) {
+        let used = self.view.members.union(self.view.targets);
+        for child in self.open {
+            let place = child.get();
+            let is_over = |port: &Port| {
+                let is_other = port.incarnation != self.view.incarnations[place];
+                port.outstanding == 0 && (!used.contains(child) || is_other)
+            };
+            if self.ports[place].as_ref().is_some_and(is_over) {
+                self.ports[place] = None;
+                self.open = self.open.without(child);
+                self.unflushed = self.unflushed.without(child);
+            }
+        }
+        self.cell.set_open(self.open);
+    }
+
+    /// Opens the children that are used and not open yet. One that cannot be opened has failed.
+    fn open_used(&mut self, cx: &mut Cx) {
+        for child in self.view.written().minus(self.open) {
+            let incarnation = self.view.incarnations[child.get()];
+            let device = self.view.device(child).clone();
+            match Port::open(cx, &device, incarnation, self.depth) {
+                Ok(port) => {
+                    self.ports[child.get()] = Some(port);
+                    self.open = self.open.with(child);
+                }
+                Err(_) => self.suspend(child, FaultReason::CantOpen),
+            }
+        }
+        self.cell.set_open(self.open);
+    }
+
+    /// The sets that every I/O uses.
+    fn recount(&mut self) {
+        let usable = self.open.minus(self.suspended);
+        self.written = self.view.written().intersection(usable);
+        self.readable = self.view.readable().intersection(usable);
+        let targets = self.view.targets.minus(self.suspended);
+        self.required = self.view.members.union(targets);
+    }
+
+    /// What had begun while this core was alone takes its stripes before others begin.
+    fn take_stripes_of_begun(&mut self) {
+        for (_, slot) in self.slots.iter_mut() {
+            let begun = matches!(slot.stage, Stage::Ready | Stage::Flight | Stage::Held);
+            if begun && slot.is_write() && !slot.has_stripes {
+                let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
+                let taken = self.nexus.lock.take(self.member, start, blocks, &mut slot.words);
+                assert!(taken, "nobody begins before this core has followed");
+                slot.has_stripes = true;
+            }
+        }
+    }
+
+    /// Whether the others know of this core, so that it may begin.
+    pub(super) fn look_at_others(&mut self) {
+        let Some(since) = self.shared_since else { return };
+        let own = self.member;
+        let all_know = |member, cell: &crate::cell::Cell| member == own || cell.has_followed(since);
+        if self.nexus.all_users(all_know) {
+            self.shared_since = None;
+        }
+    }
+
+    /// Looks again at what the last view left undecided. Children that are kept are asked once
+    /// more where they had not been asked three times; what they answer is the host's.
+    fn settle_all(&mut self, cx: &mut Cx, kept: ChildSet) {
+        for index in 0..self.depth {
+            let Some(id) = self.slots.id_at(index) else { continue };
+            let slot = self.slots.get_mut(id).expect("it was just there");
+            slot.failed = slot.failed.minus(kept.minus(slot.tried_twice));
+            if slot.stage == Stage::Held {
+                debug_assert!(slot.is_back());
+                self.settle(cx, index);
+            }
+        }
+    }
+
+    /// Stops using a child on this core at once, and tells the home core.
+    #[cold]
+    pub(super) fn suspend(&mut self, child: ChildIndex, reason: FaultReason) {
+        if self.suspended.contains(child) {
+            return;
+        }
+        self.suspended = self.suspended.with(child);
+        self.reasons[child.get()] = reason;
+        self.kept[child.get()] = self.view.kept[child.get()];
+        self.unreported = self.unreported.with(child);
+        self.recount();
+        self.report();
+    }
+
+    fn report(&mut self) {
+        for child in self.unreported {
+            let (reason, kept) = (self.reasons[child.get()], self.kept[child.get()]);
+            if !self.nexus.post(Letter::Failed { child, reason, kept }) {
+                return;
+            }
+            self.unreported = self.unreported.without(child);
+        }
+    }
+
+    /// Finds children that do not answer; a few other things that may be late.
+    #[cold]
+    pub(super) fn sweep(&mut self, cx: &mut Cx) {
+        let now = cx.now();
+        self.next_sweep = now + SWEEP_INTERVAL;
+        self.report();
+        let mut silent = ChildSet::EMPTY;
+        for (_, slot) in self.slots.iter_mut() {
+            if !slot.pending.is_empty() && now.since(slot.sent_at) >= CHILD_TIMEOUT {
+                silent = silent.union(slot.pending);
+                // Should the child be the last one, it is given as long again.
+                slot.sent_at = now;
+            }
+        }
+        for child in silent.intersection(self.view.written()) {
+            self.suspend(child, FaultReason::TimedOut);
+        }
+        self.ports.iter_mut().flatten().for_each(Port::fade);
+        self.close_unused();
+    }
+
+    /// Tells the home core that nothing is in flight that has begun, while nothing begins.
+    pub(super) fn say_drained(&mut self) {
+        if self.shared_since.is_some() {
+            self.look_at_others();
+        }
+        if self.view.mode != Mode::Running {
+            self.cell.set_drained(self.version);
+            self.nexus.wake_home();
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A core's way to one child: its queue pair, and what the core knows of it.
+
+use bdev::{Busy, Io, Lba, OpenError, QueuePair};
+use reactor::{Cx, Nanos};
+
+use crate::view::{ChildDevice, Locality};
+
+/// Weight of the past in the moving average of latencies: one part in eight is new.
+const AVERAGE_SHIFT: u32 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) queue_pair: Box<dyn QueuePair>,
+    data_start_blocks: u64,
+    /// Of the child, see [`crate::view::View::incarnations`].
+    pub(super) incarnation: u32,
+    pub(super) locality: Locality,
+    /// I/Os at the child that have not come back.
+    pub(super) outstanding: u32,
+    /// Credits it is known to have; asked again when they are spent.
+    credits: u32,
+    /// Moving average of the time that reads took.
+    average: Nanos,
+    /// It was asked to end what it has, and has not yet.
+    pub(super) is_aborting: bool,
+}
+
+impl Port {
+    pub(super) fn open(
+        cx: &mut Cx,
+        child: &ChildDevice,
+        incarnation: u32,
+        depth: u32,
+    ) -> Result<Port, OpenError> {
+        Ok(Port {
+            queue_pair: child.device.open_queue_pair(cx, depth)?,
+            data_start_blocks: child.data_start_blocks,
+            incarnation,
+            locality: child.locality,
+            outstanding: 0,
+            credits: 0,
+            average: Nanos(0),
+            is_aborting: false,
+        })
+    }
+
+    /// True when it takes an I/O.
+    #[inline]
+    pub(super) fn has_credit(&mut self) -> bool {
+        if self.credits == 0 {
+            self.credits = self.queue_pair.credits();
+        }
+        self.credits > 0
+    }
+
+    /// Submits an I/O of the volume.
+    #[inline]
+    pub(super) fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
+        let lba = Lba(io.lba.0 + self.data_start_blocks);
+        if let Err(busy) = self.queue_pair.submit(cx, Io { lba, ..io }) {
+            self.credits = 0;
+            return Err(busy);
+        }
+        self.credits = self.credits.saturating_sub(1);
+        self.outstanding += 1;
+        Ok(())
+    }
+
+    /// A read came back after `time`.
+    #[inline]
+    pub(super) fn note_latency(&mut self, time: Nanos) {
+        let average = self.average.0;
+        self.average = Nanos(average - (average >> AVERAGE_SHIFT) + (time.0 >> AVERAGE_SHIFT));
+    }
+
+    /// Lets the average fade, so that a child that was slow is tried again.
+    pub(super) fn fade(&mut self) {
+        self.average = Nanos(self.average.0 - (self.average.0 >> AVERAGE_SHIFT));
+    }
+
+    /// Expected wait of a read: the lower the better.
+    #[inline]
+    pub(super) fn cost(&self) -> u64 {
+        self.average.0.saturating_add(1).saturating_mul(u64::from(self.outstanding) + 1)
+    }
+
+    /// Asks for an end of what it has, once.
+    pub(super) fn abort(&mut self, cx: &mut Cx) {
+        if self.outstanding > 0 && !self.is_aborting {
+            self.is_aborting = true;
+            self.queue_pair.abort_all(cx);
+        }
+    }
+}

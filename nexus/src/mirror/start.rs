@@ -1,0 +1,276 @@
+//! From an I/O's arrival to the children.
+
+use bdev::Status;
+use bdev::io::{Io, IoFlags, Memory, Operation, Token};
+use bdev::parts::parts;
+use reactor::Cx;
+use reactor::dma::DmaBuffer;
+
+use super::slot::{Slot, Stage, Work};
+use super::{ENDED, MirrorQueuePair, slot_at};
+use crate::child::{ChildIndex, ChildSet};
+use crate::view::{Locality, Mode};
+
+/// Bytes copied in one go out of a host's segments.
+const COPY_BYTES: usize = 512;
+
+impl MirrorQueuePair {
+    /// Takes an I/O as far as it goes; called on its arrival and whenever something that it waits
+    /// for may have come.
+    #[inline]
+    pub(super) fn advance(&mut self, cx: &mut Cx, index: u32) {
+        let slot = slot_at(&mut self.slots, index);
+        match slot.stage {
+            Stage::Blocked | Stage::Held => {}
+            Stage::Flight => self.send_unsent(cx, index),
+            Stage::Answer => self.answer_between_cores(index),
+            Stage::New | Stage::Stripes | Stage::Ready => self.begin(cx, index),
+        }
+    }
+
+    /// Begins an I/O, or puts it on the list.
+    fn begin(&mut self, cx: &mut Cx, index: u32) {
+        let slot = slot_at(&mut self.slots, index);
+        if slot.stage == Stage::New && !slot.has_begun {
+            if self.view.mode != Mode::Running || self.shared_since.is_some() {
+                if self.view.mode == Mode::Ended || slot.is_aborted {
+                    let status = if slot.is_aborted { Status::ABORT_REQUESTED } else { ENDED };
+                    return self.finish(cx, index, status);
+                }
+                return self.list(index);
+            }
+            slot.stage = Stage::Stripes;
+        }
+        if slot.stage == Stage::Stripes {
+            if slot.is_write() && self.view.is_shared && !slot.has_stripes {
+                let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
+                if !self.nexus.lock.take(self.member, start, blocks, &mut slot.words) {
+                    return self.list(index);
+                }
+                slot.has_stripes = true;
+            }
+            slot.stage = Stage::Ready;
+        }
+        if slot.is_aborted && !slot.has_begun {
+            return self.finish(cx, index, Status::ABORT_REQUESTED);
+        }
+        if self.view.mode == Mode::Ended {
+            return self.finish(cx, index, ENDED);
+        }
+        if !slot.has_begun && self.view.mode != Mode::Running {
+            return self.list(index);
+        }
+        let work = slot.work;
+        match work {
+            Work::Everywhere if !self.is_marked(index) => self.list(index),
+            Work::Everywhere => self.send_everywhere(cx, index),
+            Work::Anywhere => self.send_anywhere(cx, index),
+            Work::CompareFirst => match self.gather(cx, index) {
+                true => self.send_anywhere(cx, index),
+                false => self.list(index),
+            },
+        }
+    }
+
+    /// True when each region of a write is marked; asks for the marks that are missing.
+    #[inline]
+    fn is_marked(&mut self, index: u32) -> bool {
+        let Some(intent) = &self.view.intent else { return true };
+        let slot = slot_at(&mut self.slots, index);
+        if slot.io.operation == Operation::Flush {
+            return true;
+        }
+        let (first, last) = intent.regions_of(slot.io.lba.0, slot.io.blocks);
+        let mut all = true;
+        for region in (first.0..=last.0).map(crate::intent::RegionIndex) {
+            if !intent.is_marked(region) {
+                all = false;
+                if intent.want(region) {
+                    self.nexus.wake_home();
+                }
+            }
+        }
+        all
+    }
+
+    /// Sends to all that are written, if each of them has a credit.
+    #[inline]
+    pub(super) fn send_everywhere(&mut self, cx: &mut Cx, index: u32) {
+        // All members may be suspended: the home core decides which one stays.
+        let no_member = self.readable.is_empty();
+        let no_credit = |child: ChildIndex| {
+            !self.ports[child.get()].as_mut().is_some_and(|port| port.has_credit())
+        };
+        if no_member || self.written.iter().any(no_credit) {
+            return self.list(index);
+        }
+        let id = self.slots.id_at(index).expect("the slot is taken");
+        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        slot.stage = Stage::Flight;
+        slot.sent_at = cx.now();
+        if !slot.has_begun {
+            slot.has_begun = true;
+            self.begun += 1;
+        }
+        let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
+        let (mut pending, mut unsent) = (ChildSet::EMPTY, ChildSet::EMPTY);
+        for child in self.written {
+            let port = self.ports[child.get()].as_mut().expect("a written child is open");
+            match port.submit(cx, io) {
+                Ok(()) => pending = pending.with(child),
+                Err(_) => unsent = unsent.with(child),
+            }
+        }
+        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        (slot.pending, slot.unsent) = (pending, unsent);
+        self.unflushed = self.unflushed.union(pending);
+        if !unsent.is_empty() {
+            self.list(index);
+        }
+    }
+
+    /// Sends to one child that may be read and has not failed yet.
+    pub(super) fn send_anywhere(&mut self, cx: &mut Cx, index: u32) {
+        let id = self.slots.id_at(index).expect("the slot is taken");
+        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        let candidates = self.readable.minus(slot.failed);
+        if candidates.is_empty() {
+            return self.read_nowhere(cx, index);
+        }
+        let Some(child) = self.nearest(candidates) else { return self.list(index) };
+        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        slot.stage = Stage::Flight;
+        slot.sent_at = cx.now();
+        if !slot.has_begun {
+            slot.has_begun = true;
+            self.begun += 1;
+        }
+        let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
+        let port = self.ports[child.get()].as_mut().expect("a readable child is open");
+        match port.submit(cx, io) {
+            Ok(()) => {
+                slot.pending = slot.pending.with(child);
+                self.unflushed = self.unflushed.with(child);
+            }
+            Err(_) => {
+                slot.stage = Stage::Ready;
+                self.list(index);
+            }
+        }
+    }
+
+    /// Of those with a credit, a local child, or the one that answers soonest.
+    #[inline]
+    fn nearest(&mut self, candidates: ChildSet) -> Option<ChildIndex> {
+        let mut best: Option<(bool, u64, ChildIndex)> = None;
+        for child in candidates {
+            let port = self.ports[child.get()].as_mut().expect("a readable child is open");
+            if !port.has_credit() {
+                continue;
+            }
+            let key = (port.locality == Locality::Remote, port.cost(), child);
+            if best.is_none_or(|best| key < best) {
+                best = Some(key);
+            }
+        }
+        best.map(|(_, _, child)| child)
+    }
+
+    /// Every child that may be read has failed. Where others are suspended, the home core decides
+    /// first.
+    fn read_nowhere(&mut self, cx: &mut Cx, index: u32) {
+        let undecided = self.view.readable().intersection(self.suspended);
+        let slot = slot_at(&mut self.slots, index);
+        let status = slot.status;
+        match undecided.minus(slot.failed).is_empty() && !slot.failed.is_empty() {
+            true => self.finish(cx, index, status),
+            false => slot.stage = Stage::Held,
+        }
+    }
+
+    /// Sends what could not be sent, or is sent again.
+    pub(super) fn send_unsent(&mut self, cx: &mut Cx, index: u32) {
+        let id = self.slots.id_at(index).expect("the slot is taken");
+        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
+        for child in slot.unsent {
+            if !self.written.contains(child) {
+                slot.unsent = slot.unsent.without(child);
+                slot.failed = slot.failed.with(child);
+                continue;
+            }
+            let port = self.ports[child.get()].as_mut().expect("a written child is open");
+            if port.has_credit() && port.submit(cx, io).is_ok() {
+                slot.unsent = slot.unsent.without(child);
+                slot.pending = slot.pending.with(child);
+                slot.sent_at = cx.now();
+                self.unflushed = self.unflushed.with(child);
+            }
+        }
+        if !slot.unsent.is_empty() {
+            self.list(index);
+        } else if slot.pending.is_empty() {
+            self.settle(cx, index);
+        }
+    }
+
+    /// Makes the halves of a compare-and-write two single segments. False when there is no buffer
+    /// now.
+    fn gather(&mut self, cx: &mut Cx, index: u32) -> bool {
+        let slot = slot_at(&mut self.slots, index);
+        if matches!(slot.io.memory, Memory::One(_)) || slot.buffer.is_some() {
+            return true;
+        }
+        let len_bytes =
+            u32::try_from(slot.io.memory.len_bytes()).expect("the limits keep it short");
+        let Some(buffer) = cx.dma.take(len_bytes) else { return false };
+        copy(&slot.io, &buffer, len_bytes);
+        slot.buffer = Some(buffer);
+        true
+    }
+}
+
+/// Copies the memory of an I/O to a buffer.
+fn copy(io: &Io, buffer: &DmaBuffer, len_bytes: u32) {
+    let into = buffer.segment(len_bytes);
+    let mut bytes = [0_u8; COPY_BYTES];
+    let mut at = 0;
+    for part in parts(&io.memory, 0, u64::from(len_bytes)) {
+        let mut from = 0;
+        while from < part.len_bytes() {
+            let len = (part.len_bytes() - from).min(COPY_BYTES as u32);
+            part.read(from, &mut bytes[..len as usize]);
+            into.write(at, &bytes[..len as usize]);
+            (from, at) = (from + len, at + len);
+        }
+    }
+}
+
+/// What is sent to a child for an I/O.
+#[inline]
+fn outgoing(slot: &Slot) -> Io {
+    if slot.io.operation != Operation::CompareAndWrite {
+        return slot.io;
+    }
+    let whole = match (&slot.buffer, slot.io.memory) {
+        (None, Memory::One(segment)) => segment,
+        (Some(buffer), memory) => {
+            buffer.segment(u32::try_from(memory.len_bytes()).expect("the limits keep it short"))
+        }
+        (None, memory) => unreachable!("{memory:?} was gathered"),
+    };
+    let half = whole.len_bytes() / 2;
+    match slot.work {
+        Work::CompareFirst => Io {
+            operation: Operation::Compare,
+            flags: IoFlags::NONE,
+            memory: Memory::One(whole.part(0, half)),
+            ..slot.io
+        },
+        Work::Everywhere | Work::Anywhere => Io {
+            operation: Operation::Write,
+            memory: Memory::One(whole.part(half, half)),
+            ..slot.io
+        },
+    }
+}
