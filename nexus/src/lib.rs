@@ -11,8 +11,8 @@
 //!   The service of the volume's home core polls it in every pass, beside its queue pairs. With
 //!   one core, [`OneCore`] polls it from the queue pair instead.
 //! * [`truth::Truth`] is what decides who may be trusted: labels on the replicas, the control
-//!   plane's record. [`Home`] asks it for changes, and acknowledges nothing before it says that they
-//!   are in force. [`truth::Untracked`] keeps no labels.
+//!   plane's record. [`Home`] asks it for changes, and lets nothing be acknowledged before it says
+//!   that they are in force. [`truth::Untracked`] keeps no labels.
 //!
 //! # Between cores
 //!
