@@ -1,8 +1,8 @@
 //! Puts devices, reactors and front doors together: the only crate that knows them all.
 //!
 //! [`registry`] opens a device by its URI, [`config`] says what a target is to be, [`command`] is
-//! every change that can be made to it, [`conductor`] carries those out, [`portal`] binds addresses,
-//! [`memory`] sees whether there is enough, [`engine`] starts and stops it all.
+//! every change that can be made to it, [`conductor`] carries those out, [`portal`] binds
+//! addresses, [`memory`] sees whether there is enough, [`engine`] starts and stops it all.
 //! Everything here runs on control threads and may allocate and wait; nothing prints, and nothing
 //! is global to the process, so that the daemon, the load generator and tests use it alike.
 

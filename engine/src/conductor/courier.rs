@@ -14,8 +14,8 @@ use super::stage::Stage;
 use super::state::State;
 use crate::command::CommandError;
 
-/// How long a core is waited for before it is looked whether there is something newer to tell it, or
-/// the engine ends.
+/// How long a core is waited for before it is looked whether there is something newer to tell it,
+/// or the engine ends.
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How soon a core is asked whether it is settled.
