@@ -142,8 +142,8 @@ impl Idle {
 /// Options of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
-    /// A device in this process (null:///n0?size_mb=512, malloc:///m0?size_mb=512), or a target
-    /// (nvmf://host:port/nqn).
+    /// A device in this process (null:///n0?size_mb=512, malloc:///m0?size_mb=512, uring:///path,
+    /// aio:///path), or a target (nvmf://host:port/nqn).
     #[arg(required_unless_present = "serve", conflicts_with = "serve")]
     pub target: Option<String>,
     /// Serve this device by our own NVMe/TCP target in this process, and load it over loopback.
@@ -202,8 +202,9 @@ pub struct EchoOptions {
 /// Options of `compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareOptions {
-    /// Operands, each one quoted string: "run …", "echo …", or "exec COMMAND …" whose output has a
-    /// JSON object with `iops`, or is fio's. The last one is the reference.
+    /// Operands, each one quoted string: "run …", "echo …", "fio OPTIONS …" (io_uring, direct,
+    /// 4 KiB unless they say otherwise), or "exec COMMAND …" whose output has a JSON object with
+    /// `iops`, or is fio's. The last one is the reference.
     #[arg(required = true, num_args = 1.., value_name = "OPERAND")]
     pub operands: Vec<String>,
     /// Rounds.

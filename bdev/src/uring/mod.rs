@@ -9,6 +9,8 @@
 
 mod core_ring;
 pub(crate) mod features;
+#[cfg(test)]
+mod forbidden;
 mod key;
 mod memory;
 mod port;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::device::BlockDevice;
 use crate::emulate::Sharing;
-use crate::file::testing::TestFile;
+use crate::file::testing::{TestFile, run};
 use crate::{laws, stack};
 use features::Naming;
 
@@ -89,4 +89,22 @@ fn a_core_has_one_ring() {
     let one = core_ring::of_core(&mut cx, Features::BEST).unwrap();
     let two = core_ring::of_core(&mut cx, Features::BEST).unwrap();
     assert!(std::rc::Rc::ptr_eq(&one, &two));
+}
+
+#[test]
+fn where_rings_are_forbidden_aio_serves_and_says_why() {
+    forbidden::without_rings(|| {
+        let file = TestFile::new(8 * 512);
+        let refused = Uring::probe().unwrap_err();
+        assert!(Uring::new(file.backing(512), None).is_err());
+        let device = crate::Aio::instead(&refused, file.backing(512)).unwrap();
+        let about = device.about().unwrap();
+        let why =
+            "Linux AIO (the kernel offers no io_uring to this process: Operation not permitted";
+        assert!(about.starts_with(why), "{about}");
+        let (mut cx, _) = reactor::cx::test_context();
+        let mut queue_pair = device.open_queue_pair(&mut cx, 4).unwrap();
+        let flush = crate::Io::flush(crate::Token(1));
+        assert!(run(&mut cx, &mut *queue_pair, flush).is_success());
+    });
 }

@@ -9,11 +9,26 @@ use super::outcome::{Metric, RunOutcome};
 /// This program, as the kernel names it to itself: also right after the file was replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
+/// Options that make fio's load what `run` makes by default: one job that picks any place each time,
+/// past the page cache, for as long as it is told. The operand's own come later and override them.
+const FIO_LIKE_RUN: [&str; 10] = [
+    "--name=operand",
+    "--ioengine=io_uring",
+    "--direct=1",
+    "--numjobs=1",
+    "--rw=randread",
+    "--bs=4k",
+    "--norandommap",
+    "--randrepeat=0",
+    "--time_based",
+    "--output-format=json",
+];
+
 /// Why an operand cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum OperandError {
-    /// Neither `run`, `echo` nor `exec`, or `exec` without a command.
-    #[error("\"{text}\" is no operand: begin it with run, echo, or exec and a command")]
+    /// Neither `run`, `echo`, `fio` nor `exec`, or `exec` without a command.
+    #[error("\"{text}\" is no operand: begin it with run, echo, fio, or exec and a command")]
     Unknown {
         /// As it was given.
         text: String,
@@ -62,6 +77,8 @@ pub enum OperandError {
 enum Program {
     /// This program, with a command of its own.
     Own,
+    /// fio, with what makes its load like that of `run`.
+    Fio,
     /// Another one.
     Foreign,
 }
@@ -83,6 +100,7 @@ impl FromStr for Operand {
         let mut words = split_words(&text)?;
         let program = match words.first().map(String::as_str) {
             Some("run" | "echo") => Program::Own,
+            Some("fio") => Program::Fio,
             Some("exec") if words.len() > 1 => {
                 words.remove(0);
                 Program::Foreign
@@ -121,6 +139,13 @@ impl Operand {
         let (first, rest) = self.words.split_first().expect("an operand has a first word");
         match self.program {
             Program::Foreign => (first.clone(), rest.to_vec()),
+            Program::Fio => {
+                let mut arguments: Vec<_> = FIO_LIKE_RUN.map(str::to_owned).into();
+                arguments.push(format!("--runtime={}us", runtime.as_micros()));
+                arguments.push(format!("--ramp_time={}us", ramp.as_micros()));
+                arguments.extend_from_slice(rest);
+                (first.clone(), arguments)
+            }
             Program::Own => {
                 let mut arguments = vec![
                     first.clone(),
@@ -178,7 +203,7 @@ mod tests {
 
     #[test]
     fn an_operand_begins_with_a_known_word() {
-        for wrong in ["", "compare echo", "exec", "fio --version"] {
+        for wrong in ["", "compare echo", "exec", "dd --version"] {
             assert!(matches!(wrong.parse::<Operand>(), Err(OperandError::Unknown { .. })));
         }
     }
@@ -199,6 +224,18 @@ mod tests {
             "--json",
         ];
         assert_eq!(arguments, expected);
+    }
+
+    #[test]
+    fn fio_makes_the_load_of_a_run_unless_told_otherwise() {
+        let operand: Operand = "fio --filename=/disk --iodepth=32 --rw=randwrite".parse().unwrap();
+        let (program, arguments) = operand.command_line(SECOND, SECOND / 5);
+        assert_eq!(program, "fio");
+        let (like_run, own) = arguments.split_at(FIO_LIKE_RUN.len());
+        assert_eq!(like_run, FIO_LIKE_RUN);
+        let times = ["--runtime=1000000us", "--ramp_time=200000us"];
+        assert_eq!(own[..2], times);
+        assert_eq!(own[2..], ["--filename=/disk", "--iodepth=32", "--rw=randwrite"]);
     }
 
     #[test]
