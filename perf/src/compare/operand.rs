@@ -9,8 +9,8 @@ use super::outcome::{Metric, RunOutcome};
 /// This program, as the kernel names it to itself: also right after the file was replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// Options that make fio's load what `run` makes by default: one job that picks any place each time,
-/// past the page cache, for as long as it is told. The operand's own come later and override them.
+/// Options that make fio's load what `run` makes by default: one job that picks any place each
+/// time, past the page cache, for as long as it is told. The operand's own override them.
 const FIO_LIKE_RUN: [&str; 10] = [
     "--name=operand",
     "--ioengine=io_uring",
