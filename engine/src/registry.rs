@@ -12,6 +12,7 @@ use bdev::emulate::Sharing;
 use bdev::file::{Backing, FileError};
 use bdev::legality::GeometryError;
 use bdev::malloc::MallocError;
+use bdev::pcie::{self, PcieError};
 use bdev::uri::{DeviceUri, NotBuilt, Scheme, UriError};
 use bdev::{Aio, BlockDevice, Malloc, Null, Uring, stack};
 
@@ -65,6 +66,9 @@ pub enum DeviceError {
     /// A file or block device.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A local NVMe drive.
+    #[error(transparent)]
+    Pcie(#[from] PcieError),
 }
 
 /// Makes the device that a URI of its scheme describes.
@@ -86,6 +90,7 @@ impl Registry {
                 (Scheme::Path, open_path),
                 (Scheme::Uring, open_uring),
                 (Scheme::Aio, open_aio),
+                (Scheme::Pcie, open_pcie),
             ],
         }
     }
@@ -164,7 +169,7 @@ pub fn device_name(uri: &DeviceUri) -> String {
         DeviceUri::Aio(file) | DeviceUri::Uring(file) => file.path.clone(),
         DeviceUri::Malloc(memory) | DeviceUri::Null(memory) => memory.name.clone(),
         DeviceUri::Nvmf(remote) => remote.subnqn.clone(),
-        DeviceUri::Pcie(address) => address.to_string(),
+        DeviceUri::Pcie(pcie) => pcie.name(),
         DeviceUri::Iscsi(remote) => remote.target.clone(),
         DeviceUri::Bdev(named)
         | DeviceUri::Loopback(named)
@@ -195,6 +200,11 @@ fn open_aio(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
     let DeviceUri::Aio(file) = uri else { unreachable!("registered for aio only") };
     let backing = Arc::new(Backing::open(&file.path, Some(file.block_bytes))?);
     Ok(Arc::new(Aio::new(backing, file.uuid)?))
+}
+
+fn open_pcie(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Pcie(drive) = uri else { unreachable!("registered for pcie only") };
+    Ok(Arc::new(pcie::open(drive)?))
 }
 
 /// A bare path: with blocks that suit it, by io_uring where the kernel has it, else by AIO.
@@ -279,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_known_scheme_that_is_not_built_says_so() {
-        for uri in ["pcie:///0000:01:00.0", "nexus:///n"] {
+        for uri in ["iscsi://127.0.0.1/iqn.2019-05.io:a", "nexus:///n"] {
             let error = open(&[uri]).unwrap_err();
             assert!(matches!(error, RegistryError::NotBuilt { .. }), "{uri}: {error}");
         }

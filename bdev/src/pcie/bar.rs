@@ -40,6 +40,11 @@ impl Bar {
         Bar { base, len_bytes }
     }
 
+    /// First byte, for the platform to unmap.
+    pub(super) const fn base(self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
     /// Its length.
     pub const fn len_bytes(self) -> u32 {
         self.len_bytes

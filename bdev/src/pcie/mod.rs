@@ -3,7 +3,7 @@
 //! How it is built, from the drive up:
 //!
 //! * [`platform`] is the seam to the machine: where the registers are, how a region of memory is
-//!   shown to the device, who is told of its interrupts, how it is reset and cut off. `vfio` is the
+//!   shown to the device, who is told of its interrupts, how it is reset and cut off. [`vfio`] is the
 //!   real one; `software` is a controller in this process, for tests, the simulator and
 //!   measurements. Registers and queues are memory in both, read and written by the same few
 //!   instructions ([`bar`], [`memory`]), so that the seam is crossed for none of an I/O's steps.
@@ -33,7 +33,9 @@
 //! generation), Identify data is bounded, and a device that breaks the protocol is reset, and given
 //! up when it does so again.
 
+mod address;
 pub mod admin;
+mod attached;
 pub mod bar;
 pub mod bring_up;
 pub mod controller;
@@ -51,6 +53,7 @@ mod prp;
 pub mod queue_pair;
 mod regions;
 mod ring;
+mod sigbus;
 #[cfg(any(test, feature = "software-nvme"))]
 pub mod software;
 mod spare;
@@ -59,7 +62,9 @@ mod stepped;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;
+mod vfio;
 
+pub use attached::open;
 pub use controller::Controller;
 pub use device::PcieDevice;
 pub use error::PcieError;

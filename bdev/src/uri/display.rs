@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::syntax::Encoded;
 use super::{
-    BLOCK_BYTES_DEFAULT, DeviceUri, ISCSI_PORT_DEFAULT, NVMF_PORT_DEFAULT, PciAddress, Scheme, Size,
+    BLOCK_BYTES_DEFAULT, DeviceUri, ISCSI_PORT_DEFAULT, NAMESPACE_DEFAULT, NVMF_PORT_DEFAULT,
+    PciAddress, Scheme, Size,
 };
 
 impl fmt::Display for Scheme {
@@ -52,7 +53,12 @@ impl fmt::Display for DeviceUri {
                     }
                 }
             }
-            DeviceUri::Pcie(address) => write!(f, "/{address}")?,
+            DeviceUri::Pcie(uri) => {
+                write!(f, "/{}", uri.address)?;
+                if uri.namespace != NAMESPACE_DEFAULT {
+                    query.add(f, "namespace", uri.namespace)?;
+                }
+            }
             DeviceUri::Iscsi(uri) => {
                 authority(f, &uri.host, uri.port, ISCSI_PORT_DEFAULT)?;
                 write!(f, "/{}", Encoded(&uri.target))?;

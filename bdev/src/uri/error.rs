@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ISCSI_NAME_BYTES_MAX, LUN_MAX, NQN_BYTES_MAX, Scheme, URI_BYTES_MAX};
+use super::{ISCSI_NAME_BYTES_MAX, LUN_MAX, NAMESPACE_MAX, NQN_BYTES_MAX, Scheme, URI_BYTES_MAX};
 
 /// Why a text is no device URI.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +81,12 @@ pub enum UriError {
     IscsiName {
         /// The name given.
         name: String,
+    },
+    /// A bad number of a namespace.
+    #[error("namespace {namespace:?} is not a number from 1 to {NAMESPACE_MAX}")]
+    Namespace {
+        /// What was given.
+        namespace: String,
     },
     /// A bad logical unit number.
     #[error("LUN {lun:?} is not a number from 0 to {LUN_MAX}")]

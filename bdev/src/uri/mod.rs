@@ -89,7 +89,7 @@ pub enum DeviceUri {
     /// A namespace of an NVMe over fabrics target.
     Nvmf(NvmfUri),
     /// An NVMe controller on the PCI bus.
-    Pcie(PciAddress),
+    Pcie(PcieUri),
     /// A logical unit of an iSCSI target.
     Iscsi(IscsiUri),
     /// A device that the engine has already.
@@ -186,6 +186,30 @@ pub struct NamedUri {
     /// `uuid`.
     pub uuid: Option<Uuid>,
 }
+
+/// What `pcie` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PcieUri {
+    /// Where the controller is.
+    pub address: PciAddress,
+    /// `namespace`: which of its namespaces, from 1.
+    pub namespace: u32,
+}
+
+impl PcieUri {
+    /// Name of the device: its address, and the namespace when it is not the first.
+    pub fn name(&self) -> String {
+        match self.namespace {
+            NAMESPACE_DEFAULT => self.address.to_string(),
+            other => format!("{}/{other}", self.address),
+        }
+    }
+}
+
+/// The namespace of a controller that is meant when none is named.
+pub const NAMESPACE_DEFAULT: u32 = 1;
+/// The highest number of a namespace.
+pub const NAMESPACE_MAX: u32 = u32::MAX - 1;
 
 /// Place of a function on the PCI bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

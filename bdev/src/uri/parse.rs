@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::syntax::{self, Parts, digits};
 use super::{
     BLOCK_BYTES_DEFAULT, DeviceUri, FileUri, ISCSI_NAME_BYTES_MAX, ISCSI_PORT_DEFAULT, IscsiUri,
-    LUN_MAX, MEBIBYTE_BYTES, MemoryUri, NQN_BYTES_MAX, NVMF_PORT_DEFAULT, NamedUri, NvmfTransport,
-    NvmfUri, PciAddress, Scheme, Size, UriError,
+    LUN_MAX, MEBIBYTE_BYTES, MemoryUri, NAMESPACE_DEFAULT, NAMESPACE_MAX, NQN_BYTES_MAX,
+    NVMF_PORT_DEFAULT, NamedUri, NvmfTransport, NvmfUri, PciAddress, PcieUri, Scheme, Size,
+    UriError,
 };
 use crate::legality::DEVICE_BYTES_MAX;
 
@@ -39,7 +40,7 @@ impl FromStr for DeviceUri {
             Scheme::NvmfRdma => {
                 Ok(DeviceUri::Nvmf(nvmf(&parts, &parameters, NvmfTransport::RdmaOrTcp)?))
             }
-            Scheme::Pcie => Ok(DeviceUri::Pcie(pci_address(&parts.name()?)?)),
+            Scheme::Pcie => Ok(DeviceUri::Pcie(pcie(&parts, &parameters)?)),
             Scheme::Iscsi => Ok(DeviceUri::Iscsi(iscsi(&parts, &parameters)?)),
             Scheme::Bdev => Ok(DeviceUri::Bdev(named(&parts, &parameters)?)),
             Scheme::Loopback => Ok(DeviceUri::Loopback(named(&parts, &parameters)?)),
@@ -52,7 +53,8 @@ impl FromStr for DeviceUri {
 /// Names of the parameters of a scheme.
 fn allowed(scheme: Scheme) -> &'static [&'static str] {
     match scheme {
-        Scheme::Path | Scheme::Pcie => &[],
+        Scheme::Path => &[],
+        Scheme::Pcie => &["namespace"],
         Scheme::Aio | Scheme::Uring => &["blk_size", "uuid"],
         Scheme::Malloc | Scheme::Null => &["size_mb", "num_blocks", "blk_size", "uuid"],
         Scheme::Nvmf | Scheme::NvmfRdma => &["reftag", "guard", "uuid"],
@@ -179,6 +181,17 @@ fn iscsi(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<IscsiUri, Uri
             .ok_or_else(|| UriError::Lun { lun: text.to_owned() })?,
     };
     Ok(IscsiUri { host, port, target: target.to_owned(), lun, uuid: parameters.uuid()? })
+}
+
+fn pcie(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<PcieUri, UriError> {
+    let namespace = match parameters.get("namespace") {
+        None => NAMESPACE_DEFAULT,
+        Some(text) => digits(text)
+            .and_then(|namespace| u32::try_from(namespace).ok())
+            .filter(|namespace| (1..=NAMESPACE_MAX).contains(namespace))
+            .ok_or_else(|| UriError::Namespace { namespace: text.to_owned() })?,
+    };
+    Ok(PcieUri { address: pci_address(&parts.name()?)?, namespace })
 }
 
 /// `DDDD:BB:DD.F`, all hexadecimal.

@@ -60,7 +60,9 @@ fn targets_have_host_port_and_name() {
     };
     assert_eq!((uri.port, uri.target.as_str(), uri.lun), (3260, "iqn.2019-05.io:a", 3));
     let address = PciAddress { domain: 0, bus: 0x3b, device: 0x1f, function: 7 };
-    assert_eq!(parse("pcie:///0000:3b:1f.7"), DeviceUri::Pcie(address));
+    let pcie = |namespace| DeviceUri::Pcie(PcieUri { address, namespace });
+    assert_eq!(parse("pcie:///0000:3b:1f.7"), pcie(1));
+    assert_eq!(parse("pcie:///0000:3b:1f.7?namespace=4294967294"), pcie(NAMESPACE_MAX));
     for scheme in ["bdev", "loopback", "nexus", "lvol"] {
         assert_eq!(parse(&format!("{scheme}:///a/b")).scheme().to_string(), scheme);
     }
@@ -113,6 +115,10 @@ fn each_mistake_has_its_own_error() {
     assert!(matches!(mistake("nvmf://h/nqn.a?guard=maybe"), UriError::Switch { .. }));
     assert!(matches!(mistake("iscsi://h/a"), UriError::IscsiName { .. }));
     assert!(matches!(mistake("iscsi://h/iqn.a/x"), UriError::Lun { .. }));
+    for namespace in ["", "0", "x", "4294967295"] {
+        let uri = format!("pcie:///0000:00:00.0?namespace={namespace}");
+        assert!(matches!(mistake(&uri), UriError::Namespace { .. }), "{uri}");
+    }
     for address in ["00:00.0", "0000:00:20.0", "0000:00:00.8", "0000:00:00.0.0", "0:0:0.0"] {
         assert!(matches!(mistake(&format!("pcie:///{address}")), UriError::Pci { .. }));
     }
@@ -196,8 +202,12 @@ fn any_uri() -> impl Strategy<Value = DeviceUri> {
             uuid,
         },
     );
-    let pci = (any::<u16>(), any::<u8>(), 0_u8..32, 0_u8..8)
-        .prop_map(|(domain, bus, device, function)| PciAddress { domain, bus, device, function });
+    let pci = (any::<u16>(), any::<u8>(), 0_u8..32, 0_u8..8, 1..=NAMESPACE_MAX).prop_map(
+        |(domain, bus, device, function, namespace)| {
+            let address = PciAddress { domain, bus, device, function };
+            PcieUri { address, namespace }
+        },
+    );
     prop_oneof![
         name().prop_map(|name| DeviceUri::Path(format!("/{name}"))),
         file.clone().prop_map(DeviceUri::Aio),

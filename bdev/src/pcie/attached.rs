@@ -1,0 +1,45 @@
+//! The controllers of this process, so that two namespaces of one drive share it.
+//!
+//! Looked at on control threads only, when a device is opened.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::address;
+use super::controller::Controller;
+use super::device::PcieDevice;
+use super::error::PcieError;
+use super::options::{Options, QUEUES_MAX};
+use super::vfio::Vfio;
+use crate::uri::{PciAddress, PcieUri};
+
+/// Controllers that are attached, or were.
+static ATTACHED: Mutex<Vec<(PciAddress, Weak<Controller>)>> = Mutex::new(Vec::new());
+
+/// Opens a namespace of a local drive, with an I/O queue for each core of the machine.
+///
+/// # Errors
+///
+/// The address cannot be driven, the controller does not answer, or the namespace is not there.
+pub fn open(uri: &PcieUri) -> Result<PcieDevice, PcieError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let queues = u16::try_from(cores).unwrap_or(QUEUES_MAX).clamp(1, QUEUES_MAX);
+    let controller = attach(uri.address, Options { queues, ..Options::default() })?;
+    PcieDevice::new(uri.name(), controller, uri.namespace)
+}
+
+fn attach(address: PciAddress, options: Options) -> Result<Arc<Controller>, PcieError> {
+    // Held while the controller is brought up: a second namespace waits for the first.
+    let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    attached.retain(|(_, controller)| controller.strong_count() > 0);
+    let found = attached.iter().find(|(other, _)| *other == address);
+    if let Some(controller) = found.and_then(|(_, controller)| controller.upgrade()) {
+        return Ok(controller);
+    }
+    let text = address.to_string();
+    let device = address::check(Path::new("/"), &text)?;
+    let platform = Arc::new(Vfio::open(&device, &text)?);
+    let controller = Arc::new(Controller::attach(&text, platform, options)?);
+    attached.push((address, Arc::downgrade(&controller)));
+    Ok(controller)
+}
