@@ -3,10 +3,11 @@
 //! How it is built, from the drive up:
 //!
 //! * [`platform`] is the seam to the machine: where the registers are, how a region of memory is
-//!   shown to the device, who is told of its interrupts, how it is reset and cut off. [`vfio`] is the
-//!   real one; `software` is a controller in this process, for tests, the simulator and
-//!   measurements. Registers and queues are memory in both, read and written by the same few
-//!   instructions ([`bar`], [`memory`]), so that the seam is crossed for none of an I/O's steps.
+//!   shown to the device, who is told of its interrupts, how it is reset and cut off. [`vfio`] is
+//!   the real one, with [`address`] and [`sigbus`]; `software` is a controller in this process,
+//!   for tests, the simulator and measurements. Registers and queues are memory in both, read and
+//!   written by the same few instructions ([`bar`], [`memory`]), so that the seam is crossed for
+//!   none of an I/O's steps.
 //! * [`admin`] sends one admin command at a time; [`bring_up`] takes a controller from reset to
 //!   ready with its I/O queues made; [`identity`] is what it said of itself, validated.
 //! * [`supervisor`] has a control thread for each controller: it owns the admin queue, takes events
