@@ -44,6 +44,8 @@ pub mod device;
 mod encode;
 mod error;
 mod event;
+#[cfg(test)]
+mod fault_tests;
 pub mod identity;
 mod layout;
 pub mod memory;

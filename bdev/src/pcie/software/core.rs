@@ -127,6 +127,8 @@ pub(super) struct Core {
     random: Option<Random>,
     ready_in: Option<u32>,
     gone: bool,
+    /// Not ready by itself, until it is disabled.
+    fallen: bool,
     never_ready: bool,
     never_disabled: bool,
 }
@@ -168,6 +170,7 @@ impl Core {
             counts: Counts::default(),
             ready_in: None,
             gone: false,
+            fallen: false,
             never_ready: false,
             never_disabled: false,
         };
@@ -225,7 +228,10 @@ impl Core {
                 let status = self.status().with_fatal();
                 self.set(STATUS_OFFSET, status.0);
             }
-            Fault::NotReady => self.set(STATUS_OFFSET, 0),
+            Fault::NotReady => {
+                self.fallen = true;
+                self.set(STATUS_OFFSET, 0);
+            }
             Fault::NeverReady => self.never_ready = true,
             Fault::NeverDisabled => self.never_disabled = true,
             other => self.faults.push_back(other),
@@ -251,6 +257,7 @@ impl Core {
         self.event_requests.clear();
         self.shadow = None;
         self.ready_in = None;
+        self.fallen = false;
         for offset in (DOORBELL_OFFSET..BAR_BYTES).step_by(4) {
             self.set(offset, 0);
         }
@@ -292,13 +299,13 @@ impl Core {
     }
 
     fn become_ready(&mut self) -> bool {
+        if self.never_ready || self.fallen {
+            return false;
+        }
         let left = *self.ready_in.get_or_insert(self.config.ready_steps);
         if left > 0 {
             self.ready_in = Some(left - 1);
             return true;
-        }
-        if self.never_ready {
-            return false;
         }
         let attributes = self.get(ADMIN_QUEUE_ATTRIBUTES_OFFSET);
         let entries = |value: u32| (value & 0xfff) as u16 + 1;
