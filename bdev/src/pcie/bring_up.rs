@@ -86,6 +86,8 @@ pub fn disable(
         return Err(PcieError::Gone);
     }
     bar.write32(CONFIGURATION_OFFSET, configuration & !ENABLE);
+    // One that was not ready before says at once that it is not, and has yet to notice.
+    platform.pause();
     let timeout = ready_timeout(capabilities);
     wait(bar, platform, timeout, "disabled", |status| !status.is_ready())
 }
