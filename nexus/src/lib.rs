@@ -38,6 +38,8 @@
 
 mod cell;
 pub mod child;
+#[cfg(test)]
+mod cluster;
 pub mod config;
 pub mod errors;
 pub mod home;
@@ -52,6 +54,8 @@ mod stripe_lock;
 mod testing;
 pub mod truth;
 pub mod view;
+#[cfg(test)]
+mod watch;
 
 pub use child::{ChildIndex, ChildSet, ChildState, FaultReason};
 pub use config::{ChildConfig, ConfigError, Marking, NexusConfig, Standing};

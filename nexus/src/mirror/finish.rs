@@ -184,12 +184,12 @@ impl MirrorQueuePair {
     pub(super) fn answer_between_cores(&mut self, index: u32) {
         let slot = slot_at(&mut self.slots, index);
         let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
-        if self.view.is_shared {
-            let waits =
-                slot.words > 0 || self.nexus.lock.is_written_by_others(self.member, start, blocks);
-            if waits && !self.nexus.lock.take(self.member, start, blocks, &mut slot.words) {
-                return self.list(index);
-            }
+        let lock = &self.nexus.lock;
+        let waits = slot.has_asked
+            || self.view.is_shared && lock.is_written_by_others(self.member, start, blocks);
+        if waits && !lock.take(self.member, start, blocks, &mut slot.words) {
+            slot.has_asked = true;
+            return self.list(index);
         }
         let status = slot.status;
         self.end(index, status);

@@ -69,6 +69,8 @@ pub(super) struct Slot {
     /// Words of the stripe lock that it has, of those that it needs.
     pub(super) words: u32,
     pub(super) has_stripes: bool,
+    /// It is in line for a stripe, and so must take it, or nobody could.
+    pub(super) has_asked: bool,
     /// The halves of a compare-and-write, where they came in several segments.
     pub(super) buffer: Option<DmaBuffer>,
 }
@@ -95,6 +97,7 @@ impl Slot {
             sent_at: Nanos(0),
             words: 0,
             has_stripes: false,
+            has_asked: false,
             buffer: None,
         }
     }

@@ -42,9 +42,10 @@ impl MirrorQueuePair {
             slot.stage = Stage::Stripes;
         }
         if slot.stage == Stage::Stripes {
-            if slot.is_write() && self.view.is_shared && !slot.has_stripes {
+            if slot.is_write() && (self.view.is_shared || slot.has_asked) && !slot.has_stripes {
                 let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
                 if !self.nexus.lock.take(self.member, start, blocks, &mut slot.words) {
+                    slot.has_asked = true;
                     return self.list(index);
                 }
                 slot.has_stripes = true;
