@@ -5,7 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod config_file;
 pub mod failure;
+pub mod grpc;
 pub mod identity;
 pub mod live;
 pub mod options;

@@ -3,7 +3,8 @@
 //! Read once, by main. What clap cannot know (whether a core is there, whether a URI can be opened)
 //! is left to the engine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
@@ -16,6 +17,7 @@ use reactor::cores::CoreList;
 use reactor::dma::PagePreference;
 use reactor::reactor::IdlePolicy;
 
+use crate::grpc::GrpcOptions;
 use crate::identity;
 
 /// What is served when no device is named.
@@ -40,6 +42,15 @@ pub enum Command {
 /// Options of `mayastor target`.
 #[derive(Clone, Debug, Args)]
 pub struct TargetOptions {
+    /// File that says what to serve, in place of the options below (docs/target.toml shows one)
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "devices", "addr", "port", "advertise", "nqn", "allow_hosts", "cores", "queue_size",
+        "no_digest", "read_only", "poll", "no_huge", "dma_mib", "grpc_socket", "grpc_address",
+    ])]
+    pub config: Option<PathBuf>,
+    /// Check the file, print what would be served, and end
+    #[arg(long, requires = "config")]
+    pub check: bool,
     /// Device to serve, one namespace each: malloc:///NAME?size_mb=N, null:///NAME?size_mb=N
     /// (also num_blocks, blk_size, uuid)
     #[arg(value_name = "URI", default_value = DEVICE_DEFAULT)]
@@ -92,6 +103,18 @@ pub struct TargetOptions {
             .range(i64::from(DMA_MIB_MIN)..=i64::from(DMA_MIB_MAX)),
     )]
     pub dma_mib: u32,
+    /// Let mayastor-client change what is served, through this UNIX socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = api::SOCKET_DEFAULT,
+    )]
+    pub grpc_socket: Option<PathBuf>,
+    /// The same through a TCP address as well; whoever reaches it may do everything
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub grpc_address: Option<SocketAddr>,
     /// Print the line to connect with, and nothing after it
     #[arg(long)]
     pub quiet: bool,
@@ -108,6 +131,13 @@ impl TargetOptions {
             dma_mib: self.dma_mib,
             ..TargetConfig::new(self.to_subsystem().setup())
         }
+    }
+
+    /// Where it is controlled while it runs, if it is. The socket comes with the address.
+    pub fn to_grpc(&self) -> Option<GrpcOptions> {
+        let default = || self.grpc_address.map(|_| PathBuf::from(api::SOCKET_DEFAULT));
+        let socket = self.grpc_socket.clone().or_else(default)?;
+        Some(GrpcOptions { socket, address: self.grpc_address })
     }
 
     /// Its subsystem, with the port to listen on.
@@ -127,7 +157,7 @@ impl TargetOptions {
 }
 
 /// An address, an IPv6 one with or without the brackets that it has in a URI.
-fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().map_err(|_| String::from("not an IPv4 or IPv6 address"))
 }

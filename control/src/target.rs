@@ -3,12 +3,17 @@
 //! Runs in the main thread, which sleeps but for a line a second.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, EngineError, StopError, TargetConfig};
+use engine::{Command, CommandError, Engine, EngineError, Reply, StopError, TargetConfig};
 use reactor::dma::PageKind;
 use reactor::dma::region::HUGE_PAGE_BYTES;
 
+use crate::config_file::{ConfigFile, ConfigFileError, Place, Summary};
+use crate::failure;
+use crate::grpc::{Doors, DoorsError, Executor, GrpcOptions, Server, ServerError};
 use crate::live::{self, Sample};
 use crate::options::TargetOptions;
 use crate::signals::{EndSignals, Waited};
@@ -32,6 +37,15 @@ pub enum TargetError {
     /// It did not end as it should.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// The configuration file cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    /// It cannot be controlled as was asked.
+    #[error(transparent)]
+    Doors(#[from] DoorsError),
+    /// The same.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The system refused to tell of signals.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -43,11 +57,17 @@ pub enum TargetError {
 ///
 /// What keeps the target from starting, or from ending as it should.
 pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
+    if let (true, Some(path)) = (options.check, &options.config) {
+        return check(path);
+    }
+    let plan = Plan::of(options)?;
     // Before any thread exists, so that none of them is ever interrupted.
     let mut signals = EndSignals::block().map_err(TargetError::Signals)?;
-    let config = options.to_config();
-    let engine = Engine::start(&config)?;
-    if let Some(note) = page_note(&config, &engine.pages().collect::<Vec<_>>()) {
+    let doors = plan.grpc.as_ref().map(Doors::open).transpose()?;
+    let config = &plan.config;
+    let engine = Arc::new(Engine::start(config).map_err(|error| plan.place(error))?);
+    let server = doors.map(|doors| serve(doors, &engine)).transpose()?;
+    if let Some(note) = page_note(config, &engine.pages().collect::<Vec<_>>()) {
         eprintln!("mayastor: {note}");
     }
     for note in engine.device_notes() {
@@ -58,9 +78,69 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
         output.write(&format!("{line}\n"));
     }
     let waited = wait(&engine, &mut signals, &mut output, options);
+    // Commands that wait are given up, and the server still tells those who sent them.
     let stopped = engine.stop(GRACE);
+    drop(server);
     waited.map_err(TargetError::Signals)?;
     Ok(stopped?)
+}
+
+/// Checks a file, and prints what it would serve.
+fn check(path: &Path) -> Result<(), TargetError> {
+    let (file, _) = ConfigFile::read(path)?;
+    Output::new().write(&Summary(&file).to_string());
+    Ok(())
+}
+
+/// What is asked for, by the command line or by a file.
+struct Plan {
+    config: TargetConfig,
+    grpc: Option<GrpcOptions>,
+    /// The file, its text, and where in it each command of the setup is.
+    file: Option<(PathBuf, String, Vec<usize>)>,
+}
+
+impl Plan {
+    fn of(options: &TargetOptions) -> Result<Plan, TargetError> {
+        let Some(path) = &options.config else {
+            let (config, grpc) = (options.to_config(), options.to_grpc());
+            return Ok(Plan { config, grpc, file: None });
+        };
+        let (file, text) = ConfigFile::read(path)?;
+        let (config, places) = file.to_config();
+        Ok(Plan { config, grpc: file.to_grpc(), file: Some((path.clone(), text, places)) })
+    }
+
+    /// The error, with its place in the file where it has one.
+    fn place(&self, error: EngineError) -> TargetError {
+        let (Some((path, text, places)), EngineError::Setup { index, source }) =
+            (&self.file, &error)
+        else {
+            return TargetError::Engine(error);
+        };
+        let Some(at) = places.get(*index) else { return TargetError::Engine(error) };
+        let place = Place::find(text, *at);
+        let text = failure::one_line(source);
+        TargetError::Config(ConfigFileError::Mistake { path: path.clone(), place, text })
+    }
+}
+
+/// Lets clients control the engine.
+fn serve(doors: Doors, engine: &Arc<Engine>) -> Result<Server, ServerError> {
+    if let Some(address) = doors.tcp_address() {
+        eprintln!("mayastor: gRPC on {address}, for whoever reaches it");
+    }
+    let cores: Vec<_> = engine.cores().collect();
+    Server::start(doors, Arc::clone(engine) as Arc<dyn Executor>, &cores)
+}
+
+impl Executor for Engine {
+    fn execute(&self, command: &Command, within: Option<Duration>) -> Result<Reply, CommandError> {
+        match within {
+            Some(within) => self.execute_within(command, within),
+            None => Engine::execute(self, command),
+        }
+    }
 }
 
 fn wait(

@@ -167,7 +167,7 @@ fn a_port_in_use_ends_in_one_line() {
 #[test]
 fn what_cannot_be_ends_in_one_line_that_names_it() {
     let cases: [(&[&str], i32, &str); 10] = [
-        (&["malloc:///ram0"], 1, "device malloc:///ram0: no size is given"),
+        (&["malloc:///ram0"], 1, "uri cannot be \"malloc:///ram0\": no size is given"),
         (&["ceph:///a"], 1, "unknown scheme"),
         (&["pcie:///0000:01:00.0"], 1, "pcie devices are not built yet"),
         (&["aio:///no/such/disk"], 1, "device aio:///no/such/disk: cannot open"),

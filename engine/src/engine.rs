@@ -43,8 +43,13 @@ pub enum EngineError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// What it was to serve could not be made.
-    #[error(transparent)]
-    Setup(#[from] CommandError),
+    #[error("{source}")]
+    Setup {
+        /// Which of [`TargetConfig::setup`], from zero; past its end for what comes after them.
+        index: usize,
+        /// Why not.
+        source: CommandError,
+    },
     /// The machine has too little memory for the cores.
     #[error(transparent)]
     Memory(#[from] MemoryShortage),
@@ -95,13 +100,15 @@ impl Engine {
             cores: count,
             digests: config.digests,
         });
-        for command in &config.setup {
-            conductor.execute(command)?;
+        let refused = |index| move |source| EngineError::Setup { index, source };
+        for (index, command) in config.setup.iter().enumerate() {
+            conductor.execute(command).map_err(refused(index))?;
         }
         let handles = start_cores(config, &cores, &conductor.description())?;
         let engine = Engine { conductor, cores: Arc::new(CoreSet::new(handles)) };
         let stage = Arc::clone(&engine.cores) as Arc<dyn Stage>;
-        engine.conductor.attach(stage, LISTEN_WITHIN)?;
+        let attached = engine.conductor.attach(stage, LISTEN_WITHIN);
+        attached.map_err(refused(config.setup.len()))?;
         Ok(engine)
     }
 

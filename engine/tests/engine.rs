@@ -44,7 +44,7 @@ fn address(engine: &Engine) -> std::net::SocketAddr {
 
 fn portal_error(error: &EngineError) -> &PortalError {
     match error {
-        EngineError::Setup(CommandError::Portal(source)) => source,
+        EngineError::Setup { source: CommandError::Portal(source), .. } => source,
         other => panic!("{other}"),
     }
 }
@@ -126,7 +126,7 @@ fn a_target_listens_on_ipv6() {
     let address = "::1".parse().unwrap();
     let engine = match Engine::start(&serving(&OneSubsystem { address, ..one() })) {
         // The machine has IPv6 switched off.
-        Err(EngineError::Setup(CommandError::Portal(_))) => return,
+        Err(EngineError::Setup { source: CommandError::Portal(_), .. }) => return,
         other => other.unwrap(),
     };
     greet(&engine);
@@ -163,7 +163,7 @@ fn a_device_that_cannot_be_opened_gives_the_port_back() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let devices = vec![String::from("pcie:///0000:01:00.0")];
     let error = Engine::start(&serving(&OneSubsystem { port, devices, ..one() })).unwrap_err();
-    let EngineError::Setup(error) = error else { panic!("{error}") };
+    let EngineError::Setup { source: error, .. } = error else { panic!("{error}") };
     assert_eq!(error.kind(), ErrorKind::Device, "{error}");
     TcpListener::bind(("127.0.0.1", port)).unwrap();
 }
