@@ -15,6 +15,8 @@ use nvmf::target::{Message, TargetCore, TargetDescription};
 use reactor::cores::{CoreId, CoreList};
 use reactor::counters::{CoreCounters, SharedCounters};
 use reactor::dma::PageKind;
+use reactor::histogram::Histogram;
+use reactor::inbox::CallError;
 use reactor::mesh::{self, Peers};
 use reactor::reactor::StartError;
 use reactor::{Nanos, Reactor, ReactorConfig, ReactorHandle};
@@ -29,6 +31,9 @@ use crate::registry::Registry;
 
 /// How long a core that was just started may take to begin to listen.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a core may take to tell its service times.
+const SERVICE_TIMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// How much longer than the grace that they were given cores may take to end.
 const STOP_SLACK: Duration = Duration::from_millis(250);
@@ -189,6 +194,20 @@ impl Engine {
     /// Readers of the counters of each core, for other threads.
     pub fn shared_counters(&self) -> Vec<SharedCounters> {
         self.cores.shared_counters()
+    }
+
+    /// How long each core took over the I/Os that it answered, since it was started; from the parse
+    /// of a command to the reply handed to the socket.
+    ///
+    /// # Errors
+    ///
+    /// A core that does not answer within a second.
+    pub fn service_times(&self) -> Result<Vec<Histogram>, CallError> {
+        let read = |place| {
+            self.cores
+                .call(place, SERVICE_TIMES_WITHIN, |core| core.service.service_times().clone())
+        };
+        (0..self.cores.cores().len()).map(read).collect()
     }
 
     /// Ends the target: commands that wait are given up, no new work is taken, what is in flight is

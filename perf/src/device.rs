@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bdev::BlockDevice;
 use bdev::emulate::Sharing;
-use bdev::uri::{DeviceUri, NvmfUri};
+use bdev::uri::{DeviceUri, MemoryUri, NvmfUri};
 use engine::registry::Registry;
 use nvmf::initiator::ConnectOptions;
 use uuid::Uuid;
@@ -63,6 +63,33 @@ pub fn with_size(text: &str) -> String {
     }
     let separator = if text.contains('?') { '&' } else { '?' };
     format!("{text}{separator}size_mb={SIZE_MIB_DEFAULT}")
+}
+
+/// The URI of a memory device with its number in its name, so that several can be opened; 0 is the
+/// device itself.
+///
+/// # Errors
+///
+/// `Target` for a device that cannot be there several times.
+pub fn numbered(text: &str, number: u32) -> Result<String, RunError> {
+    let text = with_size(text);
+    if number == 0 {
+        return Ok(text);
+    }
+    match text.parse() {
+        Ok(DeviceUri::Malloc(memory)) => {
+            let name = format!("{}-{number}", memory.name);
+            Ok(DeviceUri::Malloc(MemoryUri { name, ..memory }).to_string())
+        }
+        Ok(DeviceUri::Null(memory)) => {
+            let name = format!("{}-{number}", memory.name);
+            Ok(DeviceUri::Null(MemoryUri { name, ..memory }).to_string())
+        }
+        _ => {
+            let reason = String::from("only memory devices can be there several times");
+            Err(RunError::Target { target: text, reason })
+        }
+    }
 }
 
 /// An error and what caused it, in one line.

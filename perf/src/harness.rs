@@ -36,6 +36,12 @@ pub enum RunError {
     /// It did not end as it should.
     #[error(transparent)]
     Unserve(#[from] engine::StopError),
+    /// The target refused a command, or did not carry it out.
+    #[error("a command to the target failed")]
+    Command(#[from] engine::CommandError),
+    /// The target's core did not answer.
+    #[error("the target's core does not answer")]
+    Unresponsive(#[from] reactor::inbox::CallError),
     /// A core could not be started.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod churn;
 pub mod compare;
 pub mod cycles;
 pub mod device;
@@ -20,6 +21,7 @@ pub mod report;
 pub mod reporter;
 pub mod run;
 pub mod serve;
+pub mod several;
 pub mod size;
 pub mod source;
 pub mod verify;

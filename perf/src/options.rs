@@ -20,6 +20,10 @@ pub const DEPTH_MAX: u32 = 1024;
 pub const CONNECTIONS_MAX: u32 = 1024;
 /// Largest block of a load: the largest DMA buffer, and with it the largest I/O of a front door.
 pub const BLOCK_BYTES_MAX: u64 = reactor::dma::pool::LARGEST_BUFFER_BYTES as u64;
+/// Most subsystems that --serve makes.
+pub const SUBSYSTEMS_MAX: u32 = 64;
+/// Most namespaces of each.
+pub const NAMESPACES_MAX: u32 = 64;
 /// Most rounds of a comparison.
 pub const ROUNDS_MAX: u32 = 10_000;
 
@@ -149,6 +153,18 @@ pub struct RunOptions {
     /// Serve this device by our own NVMe/TCP target in this process, and load it over loopback.
     #[arg(long, value_name = "URI")]
     pub serve: Option<String>,
+    /// Subsystems that --serve makes; connections are dealt to them in turn.
+    #[arg(long, default_value_t = 1, conflicts_with = "target",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(SUBSYSTEMS_MAX)))]
+    pub subsystems: u32,
+    /// Namespaces of each subsystem, each with a device of its own; I/Os go to them in turn.
+    #[arg(long, default_value_t = 1, conflicts_with = "target",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(NAMESPACES_MAX)))]
+    pub namespaces: u32,
+    /// Give the target that --serve starts so many commands meanwhile: a device added, shared,
+    /// unshared and removed, again and again.
+    #[arg(long, conflicts_with = "target")]
+    pub commands: Option<u64>,
     /// Core of the target that --serve starts.
     #[arg(long = "target-core", default_value = "0")]
     pub target_core: CoreList,
@@ -275,6 +291,17 @@ mod tests {
         assert!(parse(&format!("echo --bs {}", BLOCK_BYTES_MAX + 512)).is_err());
         assert!(parse(&format!("compare echo --rounds {ROUNDS_MAX}")).is_ok());
         assert!(parse(&format!("compare echo --rounds {}", ROUNDS_MAX + 1)).is_err());
+        let serve = |option: &str, value: u32| {
+            parse(&format!("run --serve null:///n0 {option} {value}")).is_ok()
+        };
+        assert!(
+            serve("--subsystems", SUBSYSTEMS_MAX) && !serve("--subsystems", SUBSYSTEMS_MAX + 1)
+        );
+        assert!(
+            serve("--namespaces", NAMESPACES_MAX) && !serve("--namespaces", NAMESPACES_MAX + 1)
+        );
+        assert!(parse("run null:///n0 --subsystems 2").is_err());
+        assert!(parse("run null:///n0 --commands 2").is_err());
         assert!(parse("echo --bs 0").is_err());
         assert!(parse("echo --bs 1000").is_err());
         assert!(parse("run null:///n0 --rwmixread 101").is_err());

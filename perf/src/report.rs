@@ -11,6 +11,7 @@ use reactor::counters::CoreCounters;
 use reactor::histogram::Histogram;
 use serde::Serialize;
 
+use crate::churn::ChurnReport;
 use crate::cycles::TickRate;
 use crate::meter::CoreMeasure;
 
@@ -112,6 +113,13 @@ pub struct Report {
     pub bytes_per_second: f64,
     /// Latencies.
     pub latency_us: LatencyUs,
+    /// What the serving core took, from the parse of a command to the reply handed to the socket,
+    /// since it was started; of a target in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_us: Option<LatencyUs>,
+    /// Commands to the target meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub churn: Option<ChurnReport>,
     /// Every core that took part.
     pub cores: Vec<CoreReport>,
     /// Cycles an I/O: of the serving core where it is in this process, otherwise of the load's.
@@ -163,6 +171,8 @@ impl Report {
             iops,
             bytes_per_second,
             latency_us: LatencyUs::from(&all),
+            service_us: None,
+            churn: None,
             cores,
             cycles_per_io,
             ios: all.count(),
@@ -186,6 +196,15 @@ impl fmt::Display for Report {
             "latency us: mean {mean:.2}, p50 {p50:.2}, p99 {p99:.2}, p99.9 {p99_9:.2}, \
              p99.99 {p99_99:.2}"
         )?;
+        if let Some(LatencyUs { mean, p50, p99, p99_9, .. }) = self.service_us {
+            writeln!(
+                f,
+                "service us: mean {mean:.2}, p50 {p50:.2}, p99 {p99:.2}, p99.9 {p99_9:.2}"
+            )?;
+        }
+        if let Some(ChurnReport { commands, commands_per_second }) = self.churn {
+            writeln!(f, "{commands} commands, {commands_per_second:.0} a second")?;
+        }
         for core in &self.cores {
             let role = match core.role {
                 Role::Load => "load",

@@ -13,15 +13,17 @@ use reactor::cores::{CoreId, CoreList};
 use reactor::counters::SharedCounters;
 use reactor::reactor::{Reactor, ReactorConfig, ReactorHandle};
 
+use crate::churn::Churn;
 use crate::cycles::TickRate;
 use crate::device;
 use crate::harness::{self, Collected, RunError};
 use crate::load::{Before, Checking, Load, LoadConfig};
 use crate::options::RunOptions;
 use crate::prefill;
-use crate::report::Report;
+use crate::report::{LatencyUs, Report};
 use crate::reporter::{Gate, Reporter};
 use crate::serve;
+use crate::several::Several;
 use crate::source::{Remote, Source};
 use crate::workload::Direction;
 
@@ -30,6 +32,7 @@ use crate::workload::Direction;
 enum Target {
     Local(Arc<dyn BlockDevice>),
     Remote(Box<ConnectOptions>),
+    Several(Vec<ConnectOptions>, u32),
 }
 
 impl Target {
@@ -39,10 +42,22 @@ impl Target {
         Target::Remote(Box::new(remote))
     }
 
+    fn several(remotes: Vec<ConnectOptions>, options: &RunOptions) -> Target {
+        let with_digests = |mut remote: ConnectOptions| {
+            remote.header_digest = options.header_digest;
+            remote.data_digest = options.data_digest;
+            remote
+        };
+        Target::Several(remotes.into_iter().map(with_digests).collect(), options.namespaces)
+    }
+
     fn source(&self) -> Source {
         match self {
             Target::Local(device) => Source::Local(Arc::clone(device)),
             Target::Remote(options) => Source::Remote(Remote::Named(options.clone())),
+            Target::Several(all, namespaces) => {
+                Source::Several(Several::new(all.clone(), *namespaces))
+            }
         }
     }
 }
@@ -76,15 +91,28 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
 
 /// Serves a device on a core of its own and loads it over loopback.
 fn run_served(options: &RunOptions, uri: &str, rate: TickRate) -> Result<Report, RunError> {
-    let engine = serve::start(options, uri)?;
+    let engine = Arc::new(serve::start(options, uri)?);
     let address = *engine.local_addresses().first().expect("the target has a portal");
-    let target = Target::remote(serve::connect_options(address), options);
+    let mut connect = serve::connect_options_of_all(options, address);
+    let subsystem = connect[0].subsystem_nqn.as_str().to_owned();
+    let target = match (connect.len(), options.namespaces) {
+        (1, 1) => Target::remote(connect.remove(0), options),
+        _ => Target::several(connect, options),
+    };
+    let churn = options.commands.map(|count| Churn::start(Arc::clone(&engine), subsystem, count));
+    let churn = churn.transpose()?;
     let counters = engine.cores().zip(engine.shared_counters()).next();
     let result = load(options, &target, rate, counters);
-    let stopped = serve::stop(engine);
+    let churned = churn.map(Churn::end).transpose();
+    let service_times = engine.service_times();
+    let stopped = serve::stop(&engine);
     let Collected { measures, faults, server } = result?;
     stopped?;
-    Ok(Report::new(&measures, server, rate, faults))
+    Ok(Report {
+        service_us: service_times?.first().map(LatencyUs::from),
+        churn: churned?,
+        ..Report::new(&measures, server, rate, faults)
+    })
 }
 
 /// A device with one queue pair can do what one that is open several times cannot.

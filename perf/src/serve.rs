@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use engine::command::Command;
 use engine::{Engine, OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
 use nvmf::initiator::ConnectOptions;
@@ -34,6 +35,40 @@ pub fn connect_options(address: SocketAddr) -> ConnectOptions {
     ConnectOptions::new(address, name, device::host_id())
 }
 
+/// Name of a subsystem by its number from 0: the first is that of [`subsystem`].
+fn name(number: u32) -> Nqn {
+    let name = match number {
+        0 => String::from(SUBSYSTEM),
+        _ => format!("{SUBSYSTEM}-{number}"),
+    };
+    name.parse().expect("the name is an NQN")
+}
+
+/// How hosts connect to all subsystems that the options ask for.
+pub fn connect_options_of_all(options: &RunOptions, address: SocketAddr) -> Vec<ConnectOptions> {
+    let connect = |number| ConnectOptions::new(address, name(number), device::host_id());
+    (0..options.subsystems).map(connect).collect()
+}
+
+/// The commands that make all subsystems and namespaces, each with a device of its own.
+fn setup(options: &RunOptions, uri: &str) -> Result<Vec<Command>, RunError> {
+    let mut setup = Vec::new();
+    for number in 0..options.subsystems {
+        let devices = (0..options.namespaces)
+            .map(|place| device::numbered(uri, number * options.namespaces + place));
+        let devices = devices.collect::<Result<_, _>>()?;
+        let one = OneSubsystem {
+            port: 0,
+            queue_entries: queue_entries(options.load.depth),
+            ..OneSubsystem::new(name(number), devices)
+        };
+        // One portal serves all.
+        let portals = usize::from(number > 0);
+        setup.extend(one.setup().into_iter().skip(portals));
+    }
+    Ok(setup)
+}
+
 /// Starts a target for the device as the options say.
 ///
 /// # Errors
@@ -42,12 +77,10 @@ pub fn connect_options(address: SocketAddr) -> ConnectOptions {
 pub fn start(options: &RunOptions, uri: &str) -> Result<Engine, RunError> {
     options.target_core.check_within(&CoreList::allowed()?)?;
     harness::single_core(&options.target_core, &options.load.cores)?;
-    let subsystem =
-        OneSubsystem { queue_entries: queue_entries(options.load.depth), ..subsystem(uri) };
     Ok(Engine::start(&TargetConfig {
         cores: Some(options.target_core.clone()),
         idle: options.target_idle.policy(),
-        ..TargetConfig::new(subsystem.setup())
+        ..TargetConfig::new(setup(options, uri)?)
     })?)
 }
 
@@ -56,7 +89,7 @@ pub fn start(options: &RunOptions, uri: &str) -> Result<Engine, RunError> {
 /// # Errors
 ///
 /// When its core did not end as it should.
-pub fn stop(engine: Engine) -> Result<(), RunError> {
+pub fn stop(engine: &Engine) -> Result<(), RunError> {
     Ok(engine.stop(STOP_GRACE)?)
 }
 

@@ -11,6 +11,7 @@ use nvmf::initiator::{ConnectOptions, Connector, Progress, RemoteController};
 use reactor::{Cx, Wake};
 
 use crate::harness::RunError;
+use crate::several::{Several, TakingTurns};
 
 /// What to open on the core.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub enum Source {
     Local(Arc<dyn BlockDevice>),
     /// A target.
     Remote(Remote),
+    /// Several subsystems of a target.
+    Several(Several),
 }
 
 /// How far a remote source is.
@@ -70,7 +73,8 @@ impl Source {
                 let (geometry, limits) = (device.geometry(), device.limits());
                 Ok(Some(Opened { geometry, limits, queue_pairs }))
             }
-            Source::Remote(remote) => remote.poll_open(cx, connections, depth),
+            Source::Remote(remote) => remote.poll_open(cx, connections, depth, 1),
+            Source::Several(several) => several.poll_open(cx, connections, depth),
         }
     }
 
@@ -80,51 +84,84 @@ impl Source {
     ///
     /// When the target has gone.
     pub fn poll(&mut self, cx: &mut Cx) -> Result<(), RunError> {
-        if let Source::Remote(Remote::Connected(controller)) = self {
-            controller.poll(cx);
-            if let Some(error) = controller.failure() {
-                return Err(RunError::Association(error));
-            }
+        match self {
+            Source::Local(_) => Ok(()),
+            Source::Remote(remote) => remote.poll(cx),
+            Source::Several(several) => several.poll(cx),
         }
-        Ok(())
     }
 
     /// Ends what is behind the queue pairs.
     pub fn close(&mut self, cx: &mut Cx) {
-        if let Source::Remote(remote) = self {
-            match remote {
-                Remote::Connecting(connector) => connector.cancel(cx),
-                Remote::Connected(controller) => controller.close(cx),
-                Remote::Named(_) | Remote::Failed => {}
-            }
-            *remote = Remote::Failed;
+        match self {
+            Source::Local(_) => {}
+            Source::Remote(remote) => remote.close(cx),
+            Source::Several(several) => several.close(cx),
         }
     }
 
     /// When it must be polled next.
     pub fn wake(&self) -> Wake {
         match self {
-            Source::Local(_) | Source::Remote(Remote::Failed) => Wake::Never,
-            Source::Remote(Remote::Named(_) | Remote::Connecting(_)) => Wake::Now,
-            Source::Remote(Remote::Connected(controller)) => controller.wake(),
+            Source::Local(_) => Wake::Never,
+            Source::Remote(remote) => remote.wake(),
+            Source::Several(several) => several.wake(),
         }
     }
 
     /// False when there is something that no poll has seen.
     pub fn arm(&mut self, cx: &mut Cx) -> bool {
         match self {
-            Source::Remote(Remote::Connected(controller)) => controller.arm(cx),
-            Source::Local(_) | Source::Remote(_) => true,
+            Source::Local(_) => true,
+            Source::Remote(remote) => remote.arm(cx),
+            Source::Several(several) => several.arm(cx),
         }
     }
 }
 
 impl Remote {
-    fn poll_open(
+    /// Keeps it alive.
+    pub fn poll(&mut self, cx: &mut Cx) -> Result<(), RunError> {
+        let Remote::Connected(controller) = self else { return Ok(()) };
+        controller.poll(cx);
+        controller.failure().map_or(Ok(()), |error| Err(RunError::Association(error)))
+    }
+
+    /// Ends it.
+    pub fn close(&mut self, cx: &mut Cx) {
+        match self {
+            Remote::Connecting(connector) => connector.cancel(cx),
+            Remote::Connected(controller) => controller.close(cx),
+            Remote::Named(_) | Remote::Failed => {}
+        }
+        *self = Remote::Failed;
+    }
+
+    /// When it must be polled next.
+    pub fn wake(&self) -> Wake {
+        match self {
+            Remote::Failed => Wake::Never,
+            Remote::Named(_) | Remote::Connecting(_) => Wake::Now,
+            Remote::Connected(controller) => controller.wake(),
+        }
+    }
+
+    /// False when there is something that no poll has seen.
+    pub fn arm(&mut self, cx: &mut Cx) -> bool {
+        match self {
+            Remote::Connected(controller) => controller.arm(cx),
+            Remote::Named(_) | Remote::Connecting(_) | Remote::Failed => true,
+        }
+    }
+
+    /// Goes on with opening; none until it is done. With several namespaces, I/Os go to 1 to
+    /// `namespaces` in turn.
+    pub fn poll_open(
         &mut self,
         cx: &mut Cx,
         connections: u32,
         depth: u32,
+        namespaces: u32,
     ) -> Result<Option<Opened>, RunError> {
         if let Remote::Named(options) = self {
             let mut options = (**options).clone();
@@ -146,7 +183,12 @@ impl Remote {
                 if granted < connections as usize {
                     return Err(RunError::Connections { granted, asked: connections });
                 }
-                let boxed = |queue_pair| -> Box<dyn QueuePair> { Box::new(queue_pair) };
+                let boxed = |queue_pair| -> Box<dyn QueuePair> {
+                    match namespaces {
+                        1 => Box::new(queue_pair),
+                        _ => Box::new(TakingTurns::new(queue_pair, namespaces)),
+                    }
+                };
                 Ok(Some(Opened {
                     geometry: namespace.geometry,
                     limits: namespace.limits,

@@ -81,7 +81,8 @@ impl CoreSet {
         }
     }
 
-    fn call<R: Send + 'static>(
+    /// Runs a closure on a core and returns its result.
+    pub fn call<R: Send + 'static>(
         &self,
         place: usize,
         within: Duration,

@@ -104,6 +104,12 @@ impl InitiatorQueuePair {
         }
     }
 
+    /// Sends what is submitted from now on to another namespace of the subsystem, which has the
+    /// same geometry and limits.
+    pub fn turn_to_namespace(&mut self, namespace_id: u32) {
+        self.namespace.namespace_id = namespace_id;
+    }
+
     /// The namespace behind it.
     pub fn namespace(&self) -> &NamespaceView {
         &self.namespace

@@ -17,6 +17,8 @@ pub enum Metric {
     MeanLatency,
     /// 99th percentile of the latency, in microseconds.
     P99,
+    /// 99th percentile of what the serving core took, in microseconds.
+    ServiceP99,
     /// Bytes a second.
     BytesPerSecond,
     /// Cycles an I/O.
@@ -30,6 +32,7 @@ impl Metric {
             Metric::Iops => "iops",
             Metric::MeanLatency => "mean_latency",
             Metric::P99 => "p99",
+            Metric::ServiceP99 => "service_p99",
             Metric::BytesPerSecond => "bytes_per_second",
             Metric::CyclesPerIo => "cycles_per_io",
         }
@@ -64,6 +67,7 @@ impl RunOutcome {
             Metric::Iops => "/iops",
             Metric::MeanLatency => "/latency_us/mean",
             Metric::P99 => "/latency_us/p99",
+            Metric::ServiceP99 => "/service_us/p99",
             Metric::BytesPerSecond => "/bytes_per_second",
             Metric::CyclesPerIo => "/cycles_per_io",
         };
@@ -91,7 +95,7 @@ fn fio_metric(jobs: &[Value], metric: Metric) -> Option<f64> {
             let p99 = |side: &&Value| number(side, "/clat_ns/percentile/99.000000");
             sides.iter().filter_map(p99).map(|ns| ns / 1e3).reduce(f64::max)
         }
-        Metric::CyclesPerIo => None,
+        Metric::ServiceP99 | Metric::CyclesPerIo => None,
     }
 }
 
