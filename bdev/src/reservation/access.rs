@@ -84,7 +84,13 @@ impl Grant {
         self.version == table.version
     }
 
+    /// Whether everything may go on.
+    pub const fn is_unlimited(&self) -> bool {
+        self.classes == AccessClass::Read as u8 | AccessClass::Write as u8
+    }
+
     /// Whether a command of a class may go on.
+    #[inline]
     pub const fn access(&self, class: AccessClass) -> Access {
         if self.classes & class as u8 != 0 { Access::Allowed } else { Access::Conflict }
     }
@@ -139,8 +145,20 @@ impl AccessTable {
 
     /// What somebody may do, to be kept until the version changes.
     pub fn grant(&self, id: &RegistrantId) -> Grant {
+        self.grant_if(|class| self.class(id, class))
+    }
+
+    /// What one may do who cannot be told from others: a stranger to every reservation.
+    pub fn grant_of_nobody(&self) -> Grant {
+        self.grant_if(|class| match &self.rule {
+            Some(rule) => Role::Stranger.access(rule.reservation.kind, class),
+            None => Access::Allowed,
+        })
+    }
+
+    fn grant_if(&self, access: impl Fn(AccessClass) -> Access) -> Grant {
         let classes = [AccessClass::Read, AccessClass::Write];
-        let allowed = classes.into_iter().filter(|class| self.class(id, *class) == Access::Allowed);
+        let allowed = classes.into_iter().filter(|class| access(*class) == Access::Allowed);
         let classes = allowed.fold(0, |bits, class| bits | class as u8);
         Grant { version: self.version, classes }
     }
@@ -222,6 +240,10 @@ mod tests {
                     assert_eq!(table.access(&id, operation), expected, "{kind:?} {operation:?}");
                     let grant = table.grant(&id);
                     assert_eq!(grant.access(AccessClass::of(operation)), expected);
+                    assert_eq!(grant.is_unlimited(), pair == "aa");
+                    if number == 3 {
+                        assert_eq!(table.grant_of_nobody(), grant);
+                    }
                 }
             }
         }
@@ -239,6 +261,7 @@ mod tests {
     #[test]
     fn a_grant_is_of_the_version_that_it_was_taken_from() {
         let table = AccessTable::open();
+        assert!(table.grant_of_nobody().is_unlimited());
         let grant = table.grant(&host(1));
         assert!(grant.is_of(&table));
         assert!(!grant.is_of(&AccessTable::new(1, None, [].into_iter())));

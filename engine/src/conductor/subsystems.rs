@@ -7,6 +7,7 @@ use bdev::BlockDevice;
 use nvmf::fabrics::Nqn;
 use nvmf::target::namespace::Namespace;
 use nvmf::target::namespace::NamespaceId;
+use nvmf::target::reservation::KeptReservations;
 use nvmf::target::statistics::NamespaceStatistics;
 use uuid::Uuid;
 
@@ -129,11 +130,26 @@ impl Shared {
         present(&mut state, name)?;
         state = self.when_idle(state, device, deadline)?;
         let wanted = Wanted { nqn, device, id, uuid, access: asked.access };
-        let (id, is_new) = wanted.place(&mut state)?;
-        if is_new {
-            wanted.insert(&mut state, id, self.options.cores)?;
-            self.publish(&mut state);
-        }
+        let mut kept: Option<(Uuid, Arc<KeptReservations>)> = None;
+        let id = loop {
+            let (id, is_new) = wanted.place(&mut state)?;
+            if !is_new {
+                break id;
+            }
+            let (top, uuid) = wanted.identity(&state, id)?;
+            if let Some((_, reservations)) = kept.take_if(|(known, _)| *known == uuid) {
+                wanted.insert(&mut state, id, reservations, self.options.cores)?;
+                self.publish(&mut state);
+                break id;
+            }
+            // To read what a device has kept takes as long as the device does: without the lock,
+            // and then all is looked at anew.
+            drop(state);
+            kept = Some((uuid, Arc::new(wanted.load(&*top, uuid)?)));
+            state = self.lock();
+            present(&mut state, name)?;
+            state = self.when_idle(state, device, deadline)?;
+        };
         let generation = state.generation;
         let known = || format!("namespace {} of {name} is made", id.0);
         let state = self.wait_applied(state, deadline, generation, known)?;
@@ -346,19 +362,39 @@ impl Wanted<'_> {
         other.device == self.device && other.access == self.access && other.uuid == uuid
     }
 
-    fn insert(
+    /// The device, and the identity that the namespace is to have.
+    fn identity(
         &self,
-        state: &mut Guard<'_>,
+        state: &Guard<'_>,
         id: NamespaceId,
-        cores: usize,
-    ) -> Result<(), CommandError> {
+    ) -> Result<(Arc<dyn BlockDevice>, Uuid), CommandError> {
         let devices = &state.model.devices;
         let device = devices.get(self.device).and_then(|entry| entry.stack());
         let stack = device.ok_or_else(|| devices::is_missing(self.device))?;
         let own = self.uuid.or_else(|| stack.base.uuid());
         let uuid = own.unwrap_or_else(|| Namespace::derived_uuid(&self.nqn, id));
+        Ok((stack.top(), uuid))
+    }
+
+    /// The reservations that the device has kept. Blocks.
+    fn load(&self, top: &dyn BlockDevice, uuid: Uuid) -> Result<KeptReservations, CommandError> {
+        KeptReservations::load(top, uuid).map_err(|error| CommandError::Invalid {
+            field: "device",
+            value: self.device.to_owned(),
+            advice: error.to_string(),
+        })
+    }
+
+    fn insert(
+        &self,
+        state: &mut Guard<'_>,
+        id: NamespaceId,
+        reservations: Arc<KeptReservations>,
+        cores: usize,
+    ) -> Result<(), CommandError> {
+        let (top, uuid) = self.identity(state, id)?;
         self.check_identity(state, uuid)?;
-        let export = Export::new(stack.top());
+        let export = Export::new(top);
         let entry = state.model.devices.get_mut(self.device);
         entry.ok_or_else(|| devices::is_missing(self.device))?.users += 1;
         let subsystem = present(state, self.nqn.as_str())?;
@@ -369,6 +405,7 @@ impl Wanted<'_> {
             access: self.access,
             ana: subsystem.ana,
             statistics: Arc::new(NamespaceStatistics::new(cores)),
+            reservations,
             gone_since: None,
         };
         subsystem.namespaces.insert(id.0, namespace);

@@ -9,6 +9,7 @@ use nvmf::fabrics::Nqn;
 use nvmf::target::SubsystemId;
 use nvmf::target::limits::TargetLimits;
 use nvmf::target::namespace::{Namespace, NamespaceId};
+use nvmf::target::reservation::KeptReservations;
 use nvmf::target::statistics::NamespaceStatistics;
 use nvmf::target::subsystem::{HostPolicy, Subsystem, SubsystemConfig, SubsystemKind};
 use uuid::{Uuid, uuid};
@@ -33,6 +34,7 @@ pub(crate) struct NamespaceEntry {
     pub access: Access,
     pub ana: AnaState,
     pub statistics: Arc<NamespaceStatistics>,
+    pub reservations: Arc<KeptReservations>,
     /// The first description without it, once it was removed.
     pub gone_since: Option<Generation>,
 }
@@ -79,6 +81,7 @@ impl SubsystemEntry {
                 ana: one.ana,
                 geometry: device.geometry,
                 statistics: Arc::clone(&one.statistics),
+                reservations: Arc::clone(&one.reservations),
             }
         });
         let hosts = match self.policy {

@@ -95,6 +95,9 @@ impl Connection {
                 self.complete_read(step, slot, result);
             }
             AdminOutcome::Held => request.state = RequestState::Held,
+            AdminOutcome::Persistence { namespace, change } => {
+                self.ask_persistence(step, slot, namespace, change);
+            }
         }
         let change = match effect {
             Effect::None => None,

@@ -15,6 +15,7 @@ use reactor::slab::SlotId;
 use super::core::TargetCore;
 use super::description::{SubsystemId, TargetDescription};
 use super::namespace::{Namespace, NamespaceId};
+use super::reservation::keeping::Keeping;
 use super::roots::RootError;
 use super::subsystem::{Subsystem, SubsystemKind};
 
@@ -50,6 +51,7 @@ impl TargetCore {
     ) -> Result<(), ApplyError> {
         let before = std::mem::replace(&mut self.state.description, Arc::clone(&description));
         let mut outcome = Ok(());
+        self.serve_reservations(cx, &description);
         self.retire_roots(cx, &description);
         for (id, old) in &before.subsystems {
             let closed = match description.subsystems.get(id) {
@@ -74,7 +76,8 @@ impl TargetCore {
 
     /// True when nothing that was removed or replaced is in use on this core any more.
     pub fn is_settled(&self) -> bool {
-        self.state.roots.are_settled()
+        let stored = self.keeping.as_ref().is_none_or(Keeping::is_settled);
+        stored && self.state.roots.are_settled()
     }
 
     /// Namespaces that the description does not have any more take nothing new.
@@ -123,7 +126,8 @@ impl TargetCore {
     ) -> Result<(), RootError> {
         let found = self.connections.get_mut(connection).and_then(|one| one.queue.as_mut());
         let Some(queue) = found else { return Ok(()) };
-        let (paths, outcome) = self.state.namespace_paths(cx, id, queue.entries, &queue.namespaces);
+        let (paths, outcome) =
+            self.state.namespace_paths(cx, id, (queue.entries, queue.host), &queue.namespaces);
         queue.namespaces = paths;
         outcome
     }

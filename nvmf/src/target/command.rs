@@ -19,6 +19,7 @@ use super::io_command::{self, NamespaceView};
 use super::message::{ConnectQuestion, ConnectionId, Message, QueueKind};
 use super::receive::{Step, Taken};
 use super::request::{Action, Plan, PlannedIo, Request, RequestState, Transfer};
+use super::reservation::{command as reservation, rights};
 use crate::fabrics::connect::{
     CONNECT_DATA_BYTES, CONNECT_RECORD_FORMAT, CONNECT_TYPE, FABRICS_OPCODE,
 };
@@ -116,6 +117,12 @@ impl Connection {
         if let Some(refusal) = path.refusal {
             return Plan::fail(refusal);
         }
+        if reservation::is_reservation(command.opcode) {
+            return reservation::plan(command, queue.host, queue.transfer_bytes_max);
+        }
+        if !path.grant.is_unlimited() && !reservation::may_go(path.grant, command.opcode) {
+            return Plan::fail(rights::conflict());
+        }
         let Some(at) = step.core.roots.get(path.root) else { return Plan::fail(gone) };
         let view =
             NamespaceView { root: path.root, geometry: at.geometry, read_only: at.read_only };
@@ -137,6 +144,7 @@ impl Connection {
             Action::Verify { io, block_bytes, .. } => self.verify(step, slot, io, block_bytes),
             Action::Copy(copy) => self.copy(step, slot, copy),
             Action::Admin => self.begin_admin(step, slot),
+            Action::Reservation => self.ask_reservation(step, slot),
             Action::Connect => self.execute_connect(step, slot),
             Action::Disconnect => {
                 if let Some(Queue { controller, id: queue_id, .. }) = self.queue {
@@ -172,6 +180,11 @@ impl Connection {
         let token = connection::token(step.id, slot, request.generation);
         let PlannedIo { root, operation, flags, lba, blocks } = io;
         let io = Io { operation, flags, blocks, lba, token, memory };
+        let own = &self.requests[usize::from(slot)].command;
+        let queue = self.queue.as_ref().expect("only a queue has I/O");
+        if let Some(status) = queue.conflict(own, operation) {
+            return self.io_failed(step, slot, Completion::new(token, status));
+        }
         match step.core.roots.submit(step.cx, root, io) {
             Ok(()) => self.at_device += 1,
             // It is gone since the command was planned.

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use bdev::reservation::RegistrantId;
 use reactor::clock::Nanos;
 use reactor::dma::DmaPool;
 use reactor::slab::SlotId;
@@ -70,6 +71,8 @@ pub(super) struct Queue {
     pub admin: ConnectionId,
     /// Queue id; zero is the admin queue.
     pub id: u16,
+    /// Whom reservations know its host by; `None` for a host without an identifier.
+    pub host: Option<RegistrantId>,
     /// Entries.
     pub entries: u16,
     /// Commands answered, modulo the entries: the SQ head of completions. A command counts when it

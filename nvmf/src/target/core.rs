@@ -22,6 +22,7 @@ use super::home::Home;
 use super::limits::ADMIN_IN_CAPSULE_BYTES;
 use super::message::Message;
 use super::receive::Step;
+use super::reservation::keeping::{Keeping, STORE_LOOK_INTERVAL};
 
 /// Bytes received at once beyond what goes straight to a buffer.
 const STAGING_BYTES: usize = 64 << 10;
@@ -47,6 +48,8 @@ pub struct TargetCore {
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) state: CoreState,
     pub(super) home: Option<Home>,
+    /// The keeper of reservations, on the home core.
+    pub(super) keeping: Option<Keeping>,
     listeners: Vec<(PortalId, Box<dyn Listener>)>,
     listener_ready: bool,
     next_core: u16,
@@ -60,10 +63,12 @@ impl TargetCore {
     /// A core of the target. Called on the core's own thread.
     pub fn new(description: Arc<TargetDescription>, peers: Peers<Message>) -> TargetCore {
         let is_home = peers.own() == HOME;
+        let keeping = is_home.then(|| Keeping::new(peers.count(), &description));
         TargetCore {
             connections: Slab::with_capacity(CONNECTIONS_PER_CORE_MAX),
             state: CoreState::new(description, peers),
             home: is_home.then(Home::default),
+            keeping,
             listeners: Vec::new(),
             listener_ready: false,
             next_core: 0,
@@ -182,6 +187,7 @@ impl TargetCore {
             home.expire(now);
         }
         self.decide_connects();
+        self.expire_reservations(cx);
         self.state.roots.publish();
         self.state.error_reports_left = ERROR_REPORTS_PER_SWEEP;
         for admin in self.connections.iter_mut().filter_map(|(_, one)| one.admin.as_mut()) {
@@ -250,6 +256,9 @@ impl TargetCore {
         let connection = self.connections.get_mut(id).expect("the slot is in use");
         let known = connection.requests[usize::from(slot)].generation;
         assert_eq!(known, generation, "a token completes once");
+        if self.state.rights.fences.is_open() {
+            self.state.rights.fences.completed(completion.token);
+        }
         let mut step = Step { id, cx, core: &mut self.state };
         connection.device_completed(&mut step, slot, completion);
     }
@@ -352,7 +361,11 @@ impl Service for TargetCore {
     }
 
     fn poll_devices(&mut self, cx: &mut Cx) -> usize {
-        self.poll_roots(cx)
+        let stored = match &self.keeping {
+            Some(keeping) if keeping.is_storing() => self.take_stored(cx),
+            _ => 0,
+        };
+        stored + self.poll_roots(cx)
     }
 
     fn send(&mut self, cx: &mut Cx) -> usize {
@@ -383,6 +396,9 @@ impl Service for TargetCore {
         if self.state.closing.is_to_be_looked_at() {
             self.report_closed();
         }
+        if self.state.rights.fences.is_open() {
+            self.report_access();
+        }
         self.state.retry_outbox();
         self.state.peers.publish();
         work
@@ -392,7 +408,8 @@ impl Service for TargetCore {
         if key == SWEEP_KEY {
             self.sweep_armed = false;
             self.sweep(cx);
-            let is_timed = self.home.as_ref().is_some_and(Home::is_timed);
+            let is_timed = self.home.as_ref().is_some_and(Home::is_timed)
+                || self.keeping.as_ref().is_some_and(Keeping::is_timed);
             if is_timed || !self.connections.is_empty() {
                 self.arm_sweep(cx);
             }
@@ -408,7 +425,11 @@ impl Service for TargetCore {
             return Wake::Now;
         }
         let stopping = self.stopping.map_or(Wake::Never, |by| Wake::At(by.max(cx.now())));
-        self.state.roots.wake(stopping)
+        let storing = match &self.keeping {
+            Some(keeping) if keeping.is_storing() => Wake::At(cx.now() + STORE_LOOK_INTERVAL),
+            _ => Wake::Never,
+        };
+        self.state.roots.wake(stopping.soonest(storing))
     }
 
     fn arm(&mut self, cx: &mut Cx) -> bool {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bdev::reservation::RegistrantId;
 use reactor::Cx;
 use reactor::mesh::{CoreIndex, Peers};
 use reactor::slab::SlotId;
@@ -17,6 +18,7 @@ use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState};
 use super::description::{SubsystemId, TargetDescription};
 use super::message::{ConnectionId, ControllerChange, ControllerKey, Message, QueueKind};
 use super::namespace::NamespacePath;
+use super::reservation::rights::Rights;
 use super::roots::{RootError, Roots};
 use super::work_list::WorkList;
 use crate::pdu::TermReason;
@@ -33,6 +35,8 @@ pub(super) const HOME: CoreIndex = CoreIndex(0);
 pub(super) struct CoreState {
     pub description: Arc<TargetDescription>,
     pub roots: Roots,
+    /// What reservations let hosts do.
+    pub rights: Rights,
     pub answers: Answers,
     pub peers: Peers<Message>,
     /// Messages that found a ring full, in order; sent before anything newer.
@@ -56,6 +60,7 @@ impl CoreState {
     pub fn new(description: Arc<TargetDescription>, peers: Peers<Message>) -> CoreState {
         let capacity = CONNECTIONS_PER_CORE_MAX as usize;
         CoreState {
+            rights: Rights::of(&description),
             description,
             roots: Roots::new(peers.own()),
             answers: Answers::new(),
@@ -204,14 +209,14 @@ impl CoreState {
         }
     }
 
-    /// The ways of a queue of `entries` entries to the namespaces of its subsystem; `before` are
-    /// those that it had. Opens roots that this core does not have yet; what cannot be opened is
-    /// left out, and the first such error returned.
+    /// The ways of a queue of so many entries, of such a host, to the namespaces of its subsystem;
+    /// `before` are those that it had. Opens roots that this core does not have yet; what cannot be
+    /// opened is left out, and the first such error returned.
     pub fn namespace_paths(
         &mut self,
         cx: &mut Cx,
         id: SubsystemId,
-        entries: u16,
+        (entries, host): (u16, Option<RegistrantId>),
         before: &[Option<NamespacePath>],
     ) -> (Vec<Option<NamespacePath>>, Result<(), RootError>) {
         let description = Arc::clone(&self.description);
@@ -237,7 +242,9 @@ impl CoreState {
             if paths.len() <= place {
                 paths.resize(place + 1, None);
             }
-            paths[place] = Some(NamespacePath { root, refusal: namespace.refusal() });
+            let (refusal, uuid) = (namespace.refusal(), namespace.uuid);
+            let grant = self.rights.grant(uuid, host);
+            paths[place] = Some(NamespacePath { root, refusal, grant, uuid });
         }
         (paths, outcome)
     }

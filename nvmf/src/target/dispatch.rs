@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bdev::Status;
+use bdev::reservation::RegistrantId;
 use reactor::Cx;
 use reactor::slab::SlotId;
 
@@ -46,6 +47,11 @@ impl TargetCore {
                     one.controllers_listed(step, request, &controllers);
                 });
             }
+            Message::Access(access) => self.take_access(cx, *access),
+            Message::Reserved { asker, reply } => self.take_reply(cx, &asker, reply),
+            Message::ReservationNotice { namespace, notification } => {
+                self.take_reservation_notice(cx, namespace, notification);
+            }
             of_home => self.take_message_of_home(cx, of_home),
         }
     }
@@ -61,6 +67,10 @@ impl TargetCore {
     fn take_message_of_home(&mut self, cx: &mut Cx, message: Message) {
         let home = self.home.as_mut().expect("the home core is told");
         match message {
+            Message::Reserve(question) => self.take_reservation_question(cx, *question),
+            Message::AccessInForce { namespace, round } => {
+                self.take_access_in_force(cx, namespace, round);
+            }
             Message::Connect { connection, request } => home.ask(connection, request),
             Message::ListControllers { connection, request, subsystem } => {
                 let controllers = home.controllers(subsystem);
@@ -169,11 +179,12 @@ impl TargetCore {
         let subsystem = description.subsystems.get(&controller.subsystem).ok_or(unknown)?;
         let limits = subsystem.limits();
         let entries = asked.queue_entries;
+        let host = RegistrantId::nvme(asked.host_id);
         let (namespaces, capsule_bytes) = match asked.controller {
             RequestedController::New => (Vec::new(), ADMIN_IN_CAPSULE_BYTES),
             RequestedController::Existing(_) => {
                 let (paths, outcome) =
-                    self.state.namespace_paths(cx, controller.subsystem, entries, &[]);
+                    self.state.namespace_paths(cx, controller.subsystem, (entries, host), &[]);
                 if outcome.is_err() {
                     self.state.leave_paths(&paths, entries);
                     return Err(Status::INTERNAL_ERROR);
@@ -195,6 +206,7 @@ impl TargetCore {
             controller,
             admin: admin_connection,
             id: asked.queue_id,
+            host,
             entries,
             // The answer to the Connect, the first command of the queue, moves it to 1.
             head: 0,

@@ -10,6 +10,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bdev::Status;
+use bdev::reservation::RegistrantId;
+use bdev::reservation::nvme::HostController;
 use reactor::Nanos;
 
 use super::description::SubsystemId;
@@ -164,6 +166,17 @@ impl Home {
         let all = self.controllers.range((subsystem, 0)..=(subsystem, u16::MAX));
         let alive = all.filter(|(_, entry)| !matches!(entry.life, Life::Ending(_)));
         alive.map(|((_, id), _)| *id).collect()
+    }
+
+    /// The controllers of a subsystem whose hosts have an identifier.
+    pub fn host_controllers(&self, subsystem: SubsystemId) -> Vec<HostController> {
+        let of_it = self.controllers.range((subsystem, 0)..=(subsystem, u16::MAX));
+        let alive = of_it.filter(|(_, entry)| !matches!(entry.life, Life::Ending(_)));
+        let known = alive.filter_map(|((_, controller_id), entry)| {
+            let host = RegistrantId::nvme(entry.host.id)?;
+            Some(HostController { host, controller_id: *controller_id })
+        });
+        known.collect()
     }
 
     /// True while time passing may change something.

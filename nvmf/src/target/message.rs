@@ -1,14 +1,19 @@
 //! What the cores of a target tell each other: only when a host comes or goes, never for an I/O.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use bdev::Status;
+use bdev::reservation::keeper::Request;
+use bdev::reservation::{AccessTable, Notification, RegistrantId};
 use reactor::mesh::CoreIndex;
 use reactor::slab::SlotId;
 use reactor::socket::AcceptedStream;
+use uuid::Uuid;
 
 use super::admin::ErrorReport;
 use super::description::SubsystemId;
+pub use super::reservation::keeping::{Asker, Reply};
 use crate::fabrics::Nqn;
 
 /// Names a connection within the target.
@@ -83,6 +88,30 @@ pub enum ControllerChange {
     },
     /// Its admin queue is gone, and the controller with it.
     Gone,
+}
+
+/// A command about the reservations of a namespace.
+#[derive(Clone, Debug)]
+pub struct ReservationQuestion {
+    /// The namespace.
+    pub namespace: Uuid,
+    /// Whose command.
+    pub asker: Asker,
+    /// What it asks.
+    pub request: Request,
+}
+
+/// Who may do what at a namespace.
+#[derive(Clone, Debug)]
+pub struct NewAccess {
+    /// The namespace.
+    pub namespace: Uuid,
+    /// To be named in the answer.
+    pub round: u64,
+    /// Who may do what.
+    pub table: AccessTable,
+    /// Whose commands are to be aborted.
+    pub aborts: Arc<[RegistrantId]>,
 }
 
 /// A message between cores.
@@ -187,5 +216,30 @@ pub enum Message {
         controller: ControllerKey,
         /// Which time.
         round: u32,
+    },
+    /// To the home core: a command about the reservations of a namespace.
+    Reserve(Box<ReservationQuestion>),
+    /// From the home core: its answer.
+    Reserved {
+        /// The command.
+        asker: Asker,
+        /// How it ends.
+        reply: Reply,
+    },
+    /// From the home core, to every core: who may do what at a namespace from now on.
+    Access(Box<NewAccess>),
+    /// To the home core, from every core: nothing that this table forbids is under way here.
+    AccessInForce {
+        /// The namespace.
+        namespace: Uuid,
+        /// Which table.
+        round: u64,
+    },
+    /// From the home core, to every core: a host is to be told of a reservation.
+    ReservationNotice {
+        /// The namespace.
+        namespace: Uuid,
+        /// Whom, and of what.
+        notification: Notification,
     },
 }

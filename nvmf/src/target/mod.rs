@@ -43,6 +43,7 @@ mod message;
 pub mod namespace;
 mod receive;
 mod request;
+pub mod reservation;
 #[cfg(test)]
 mod reset_tests;
 mod respond;

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use bdev::nvme::log_page::AnaState;
+use bdev::reservation::{Grant, StoreError};
 use bdev::{BlockDevice, Geometry, Limits, Status};
 use reactor::slab::SlotId;
 use uuid::{Uuid, uuid};
 
+use super::reservation::KeptReservations;
 use super::statistics::NamespaceStatistics;
 use crate::fabrics::Nqn;
 
@@ -47,6 +49,8 @@ pub struct Namespace {
     /// What hosts have moved; has a cell for each core, or else counts nothing. To be kept when a
     /// change makes the namespace anew.
     pub statistics: Arc<NamespaceStatistics>,
+    /// The reservations that it starts with, and where they are kept.
+    pub reservations: Arc<KeptReservations>,
 }
 
 /// The way of a queue to a namespace: looked up for every command.
@@ -56,6 +60,10 @@ pub(super) struct NamespacePath {
     pub root: SlotId,
     /// Why no I/O may go there at present.
     pub refusal: Option<Status>,
+    /// What the reservation there lets the queue's host do.
+    pub grant: Grant,
+    /// Which namespace it is, whatever its number.
+    pub uuid: Uuid,
 }
 
 impl Namespace {
@@ -75,8 +83,20 @@ impl Namespace {
             ana: AnaState::Optimized,
             geometry: device.geometry(),
             statistics: Arc::new(NamespaceStatistics::new(0)),
+            reservations: Arc::new(KeptReservations::none()),
             device,
         }
+    }
+
+    /// The same with the reservations that its device has kept. Blocks: on a control thread, once
+    /// for a device that is shared; what is made of the namespace later has them from it.
+    ///
+    /// # Errors
+    ///
+    /// There is a record, and it cannot be used.
+    pub fn with_kept_reservations(self) -> Result<Self, StoreError> {
+        let reservations = KeptReservations::load(&*self.device, self.uuid)?;
+        Ok(Self { reservations: Arc::new(reservations), ..self })
     }
 
     /// The identity of a namespace whose device has none: the same for the same names, always.

@@ -27,7 +27,7 @@ pub(super) enum RequestState {
     ReceivingCapsuleData,
     /// An R2T is queued or sent; H2CData is due.
     WaitingForData,
-    /// A Connect that the home core looks at.
+    /// A Connect, or a command about reservations, that the home core looks at.
     AtHome,
     /// A command of the admin queue for which the home core is asked.
     Asking,
@@ -77,6 +77,8 @@ pub(super) enum Action {
     Disconnect,
     /// A command of the admin queue.
     Admin,
+    /// A reservation command, which the home core decides.
+    Reservation,
     /// One I/O on the device.
     Io(PlannedIo),
     /// First half of a fused compare and write: its comparison.

@@ -83,6 +83,13 @@ impl Root {
         self.waiting.drain(..).collect()
     }
 
+    /// Takes back what had not begun and is chosen.
+    pub fn withdraw(&mut self, is_chosen: impl Fn(&Io) -> bool) -> Vec<Io> {
+        let chosen = self.waiting.iter().filter(|io| is_chosen(io)).copied().collect();
+        self.waiting.retain(|io| !is_chosen(io));
+        chosen
+    }
+
     /// True once the namespace is gone.
     pub fn is_retired(&self) -> bool {
         self.retired

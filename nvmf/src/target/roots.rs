@@ -119,6 +119,12 @@ impl Roots {
         Ok(())
     }
 
+    /// Takes back what waits for a namespace's device and is chosen; it is to be answered by the
+    /// caller.
+    pub fn withdraw(&mut self, id: SlotId, is_chosen: impl Fn(&Io) -> bool) -> Vec<Io> {
+        self.slots.get_mut(id).map(|root| root.withdraw(is_chosen)).unwrap_or_default()
+    }
+
     /// A namespace is gone: nothing new goes to its device. Returns what had not begun; it is to
     /// be answered by the caller.
     pub fn retire(&mut self, subsystem: SubsystemId, namespace: NamespaceId) -> Vec<Io> {

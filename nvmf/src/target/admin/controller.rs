@@ -7,13 +7,14 @@ use bdev::Status;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::identify::IDENTIFY_BYTES;
 use bdev::nvme::opcode::{AdminOpcode, FabricsType};
+use bdev::reservation::{Event as ReservationEvent, PersistenceChange};
 use reactor::Nanos;
 
 use super::changed_namespaces::ChangedNamespaces;
 use super::discovery::Directory;
 use super::error_log::{ErrorLog, ErrorReport};
 use super::events::{Events, Notice};
-use super::features::{FeatureContext, Features};
+use super::features::{self, FeatureContext, Features};
 use super::identify::{IdentifyContext, identify};
 use super::keep_alive::KeepAlive;
 use super::log_page::{self, LogContext};
@@ -22,6 +23,7 @@ use super::transfer::{Direction, Transfer, transfer_of};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::ADMIN_QUEUE_ID;
 use crate::target::namespace::NamespaceId;
+use crate::target::reservation::notifications::Notifications;
 use crate::target::statistics::IoStatistics;
 use crate::target::subsystem::Subsystem;
 
@@ -61,6 +63,13 @@ pub enum AdminOutcome {
     },
     /// Later, by [`AdminController::next_event`].
     Held,
+    /// By the keeper of reservations: whether those of a namespace outlive a loss of power.
+    Persistence {
+        /// The namespace, which may not exist.
+        namespace: NamespaceId,
+        /// What to make of it; nothing to ask for it.
+        change: Option<PersistenceChange>,
+    },
 }
 
 /// What the connection must do beside answering.
@@ -112,6 +121,7 @@ pub struct AdminController {
     events: Events,
     errors: ErrorLog,
     changed_namespaces: ChangedNamespaces,
+    notifications: Notifications,
     /// Grows with every change of the ANA log.
     ana_change_count: u64,
     /// How often it was reset or shut down, and by when the last of it must be complete.
@@ -132,6 +142,7 @@ impl AdminController {
             events: Events::default(),
             errors: ErrorLog::default(),
             changed_namespaces: ChangedNamespaces::default(),
+            notifications: Notifications::default(),
             ana_change_count: 0,
             round: 0,
             quiesce_by: None,
@@ -202,6 +213,10 @@ impl AdminController {
             return Err(Status::COMMAND_SEQUENCE_ERROR);
         }
         self.keep_alive.restart(cx.now);
+        if features::is_of_keeper(opcode, entry) {
+            let (namespace, change) = features::persistence(cx.subsystem, opcode, entry)?;
+            return Ok((AdminOutcome::Persistence { namespace, change }, Effect::None));
+        }
         let result = match opcode {
             AdminOpcode::Identify => {
                 self.identify(cx, entry, data_out)?;
@@ -213,11 +228,14 @@ impl AdminController {
             }
             AdminOpcode::GetFeatures => {
                 let mut keep_alive = KeepAlive::new(self.keep_alive.timeout_ms(), cx.now);
-                let context = feature_context(cx, &self.options, &mut keep_alive);
+                let notifications = &mut self.notifications;
+                let options = &self.options;
+                let context = feature_context(cx, options, &mut keep_alive, notifications);
                 self.features.get(&context, entry, data_out)?
             }
             AdminOpcode::SetFeatures => {
-                let mut context = feature_context(cx, &self.options, &mut self.keep_alive);
+                let (keep_alive, notifications) = (&mut self.keep_alive, &mut self.notifications);
+                let mut context = feature_context(cx, &self.options, keep_alive, notifications);
                 self.features.set(&mut context, entry, data_in)?
             }
             AdminOpcode::AsyncEventRequest => {
@@ -296,6 +314,7 @@ impl AdminController {
     fn reset(&mut self, cx: &AdminInput<'_>) {
         self.events.reset(Status::ABORTED_SQ_DELETION);
         self.changed_namespaces.clear();
+        self.notifications = Notifications::default();
         self.features = Features::new(cx.subsystem.limits(), cx.now);
     }
 
@@ -326,6 +345,7 @@ impl AdminController {
             statistics: &cx.statistics,
             errors: &self.errors,
             changed_namespaces: &self.changed_namespaces,
+            notifications: &self.notifications,
             ana_change_count: self.ana_change_count,
             directory: cx.directory,
             host: &self.options.host_nqn,
@@ -336,6 +356,12 @@ impl AdminController {
             self.events.unmask(request.log_page);
             if request.log_page == bdev::nvme::log_page::CHANGED_NAMESPACES {
                 self.changed_namespaces.clear();
+            }
+            // One notification a page: the next may be told of at once.
+            if request.log_page == bdev::nvme::log_page::RESERVATION_NOTIFICATION
+                && self.notifications.was_read()
+            {
+                self.events.raise(Notice::Reservation, self.features.async_events());
             }
         }
         Ok(())
@@ -372,6 +398,13 @@ impl AdminController {
         self.events.raise(Notice::Namespace, self.features.async_events());
     }
 
+    /// A reservation of a namespace was taken from the host.
+    pub fn notice_reservation(&mut self, id: NamespaceId, event: ReservationEvent) {
+        if self.notifications.add(id, event) {
+            self.events.raise(Notice::Reservation, self.features.async_events());
+        }
+    }
+
     /// The ANA log changed.
     pub fn notice_ana_change(&mut self) {
         self.ana_change_count += 1;
@@ -403,6 +436,7 @@ fn feature_context<'a>(
     cx: &AdminInput<'a>,
     options: &'a ControllerOptions,
     keep_alive: &'a mut KeepAlive,
+    notifications: &'a mut Notifications,
 ) -> FeatureContext<'a> {
     FeatureContext {
         now: cx.now,
@@ -410,6 +444,7 @@ fn feature_context<'a>(
         open_io_queues: cx.open_io_queues,
         host_id: &options.host_id,
         keep_alive,
+        notifications,
     }
 }
 

@@ -22,25 +22,30 @@ pub(super) enum Notice {
     Ana,
     /// The discovery log changed.
     Discovery,
+    /// A notification of reservations is in the log.
+    Reservation,
 }
 
 impl Notice {
-    const ALL: [Self; 3] = [Self::Namespace, Self::Ana, Self::Discovery];
+    const ALL: [Self; 4] = [Self::Namespace, Self::Ana, Self::Discovery, Self::Reservation];
 
     const fn event(self) -> AsyncEvent {
         match self {
             Self::Namespace => AsyncEvent::NamespaceChanged,
             Self::Ana => AsyncEvent::AnaChanged,
             Self::Discovery => AsyncEvent::DiscoveryChanged,
+            Self::Reservation => AsyncEvent::ReservationNotification,
         }
     }
 
     /// Its bit in OAES of Identify Controller and in the Asynchronous Event Configuration.
+    /// Notifications of reservations have none: feature 82h masks them.
     pub(super) const fn mask(self) -> u32 {
         match self {
             Self::Namespace => controller_field::EVENT_NAMESPACE,
             Self::Ana => controller_field::EVENT_ANA,
             Self::Discovery => controller_field::EVENT_DISCOVERY,
+            Self::Reservation => 0,
         }
     }
 
@@ -94,7 +99,8 @@ impl Events {
     /// silent: the log page will show it.
     pub fn raise(&mut self, event: Notice, enabled_mask: u32) {
         let state = &mut self.states[event as usize];
-        if *state == EventState::Quiet && enabled_mask & event.mask() != 0 {
+        let is_enabled = event.mask() == 0 || enabled_mask & event.mask() != 0;
+        if *state == EventState::Quiet && is_enabled {
             *state = EventState::Pending;
         }
     }
@@ -191,6 +197,14 @@ mod tests {
         events.hold(5).unwrap();
         events.raise(Notice::Ana, Notice::Namespace.mask());
         assert_eq!(answer(&mut events), None);
+    }
+
+    #[test]
+    fn a_notification_of_reservations_needs_no_enabling() {
+        let mut events = Events::default();
+        events.hold(5).unwrap();
+        events.raise(Notice::Reservation, 0);
+        assert_eq!(answer(&mut events), Some((5, 0x0080_0006)));
     }
 
     #[test]

@@ -11,22 +11,26 @@ use bdev::nvme::command::{NAMESPACE_ID_ALL, SubmissionEntry};
 use bdev::nvme::feature::{
     ARBITRATION, ASYNC_EVENT_CONFIGURATION, ERROR_RECOVERY, ErrorRecovery, HOST_BEHAVIOR,
     HOST_IDENTIFIER, KEEP_ALIVE_TIMER, NUMBER_OF_QUEUES, POWER_MANAGEMENT, QueueCounts,
-    TEMPERATURE_THRESHOLD, TemperatureThreshold, VOLATILE_WRITE_CACHE, WRITE_ATOMICITY,
-    WRITE_CACHE_ENABLED, event, supported,
+    RESERVATION_MASK, RESERVATION_PERSISTENCE, TEMPERATURE_THRESHOLD, TemperatureThreshold,
+    VOLATILE_WRITE_CACHE, WRITE_ATOMICITY, WRITE_CACHE_ENABLED, event, supported,
 };
+use bdev::nvme::opcode::AdminOpcode;
+use bdev::nvme::reservation::PERSISTENCE_ON;
+use bdev::reservation::PersistenceChange;
 use reactor::Nanos;
 
 use super::events;
 use super::keep_alive::KeepAlive;
 use crate::target::limits::TargetLimits;
 use crate::target::namespace::NamespaceId;
+use crate::target::reservation::notifications::Notifications;
 use crate::target::subsystem::{Subsystem, SubsystemKind};
 
 /// 0Eh: timestamp, 8 bytes of data.
 const TIMESTAMP: u8 = 0x0e;
 
 /// Features of an I/O controller.
-const IO_FEATURES: [u8; 12] = [
+const IO_FEATURES: [u8; 14] = [
     ARBITRATION,
     POWER_MANAGEMENT,
     TEMPERATURE_THRESHOLD,
@@ -39,6 +43,8 @@ const IO_FEATURES: [u8; 12] = [
     KEEP_ALIVE_TIMER,
     HOST_BEHAVIOR,
     HOST_IDENTIFIER,
+    RESERVATION_MASK,
+    RESERVATION_PERSISTENCE,
 ];
 /// Features of a discovery controller (NVMe Base 2.0 figure 30).
 const DISCOVERY_FEATURES: [u8; 3] = [ASYNC_EVENT_CONFIGURATION, KEEP_ALIVE_TIMER, HOST_IDENTIFIER];
@@ -111,6 +117,7 @@ pub(super) struct FeatureContext<'a> {
     pub open_io_queues: u16,
     pub host_id: &'a [u8; 16],
     pub keep_alive: &'a mut KeepAlive,
+    pub notifications: &'a mut Notifications,
 }
 
 /// The features of one controller.
@@ -197,6 +204,13 @@ impl Features {
                 out.copy_from_slice(&values.timestamp_now(cx.now));
                 0
             }
+            RESERVATION_MASK => {
+                let id = NamespaceId(entry.namespace_id.get());
+                cx.subsystem.namespace(id).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT)?;
+                if select == Select::Default { 0 } else { cx.notifications.mask(id) }
+            }
+            // Of the current value the keeper is asked.
+            RESERVATION_PERSISTENCE => 0,
             HOST_BEHAVIOR => {
                 out.fill(0);
                 out[..3].copy_from_slice(&values.host_behavior);
@@ -245,6 +259,7 @@ impl Features {
             KEEP_ALIVE_TIMER => cx.keep_alive.set_timeout_ms(value),
             TIMESTAMP => self.set_timestamp(cx.now, data)?,
             HOST_BEHAVIOR => self.set_host_behavior(data)?,
+            RESERVATION_MASK => cx.notifications.set_mask(cx.subsystem, namespace_id, value)?,
             _ => return Err(Status::INVALID_FIELD),
         }
         Ok(0)
@@ -363,7 +378,39 @@ pub(super) fn supported_by(subsystem: &Subsystem) -> Vec<u8> {
 
 /// Whether a feature has a value for each namespace rather than one for the controller.
 pub(super) const fn is_per_namespace(feature: u8) -> bool {
-    feature == ERROR_RECOVERY
+    matches!(feature, ERROR_RECOVERY | RESERVATION_MASK | RESERVATION_PERSISTENCE)
+}
+
+/// Whether a command is for the keeper of reservations: it sets, or asks for the current value of,
+/// reservation persistence.
+pub(super) fn is_of_keeper(opcode: AdminOpcode, entry: &SubmissionEntry) -> bool {
+    let is_asked = match opcode {
+        AdminOpcode::SetFeatures => true,
+        AdminOpcode::GetFeatures => Select::of(entry) == Ok(Select::Current),
+        _ => false,
+    };
+    is_asked && entry.feature().feature == RESERVATION_PERSISTENCE
+}
+
+/// What such a command asks the keeper, of one namespace: each has an answer of its own.
+pub(super) fn persistence(
+    subsystem: &Subsystem,
+    opcode: AdminOpcode,
+    entry: &SubmissionEntry,
+) -> Result<(NamespaceId, Option<PersistenceChange>), Status> {
+    check_supported(RESERVATION_PERSISTENCE, subsystem)?;
+    let id = NamespaceId(entry.namespace_id.get());
+    if opcode == AdminOpcode::GetFeatures {
+        return Ok((id, None));
+    }
+    if entry.feature().save {
+        return Err(Status::FEATURE_NOT_SAVEABLE);
+    }
+    match entry.cdw11.get() {
+        0 => Ok((id, Some(PersistenceChange::Off))),
+        PERSISTENCE_ON => Ok((id, Some(PersistenceChange::On))),
+        _ => Err(Status::INVALID_FIELD),
+    }
 }
 
 fn check_supported(feature: u8, subsystem: &Subsystem) -> Result<(), Status> {

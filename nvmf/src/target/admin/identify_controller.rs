@@ -78,6 +78,7 @@ pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) 
     data.nvm_commands = U16::new(
         field::COMPARE
             | field::DATASET_MANAGEMENT
+            | field::RESERVATIONS
             | field::WRITE_ZEROES
             | field::SAVE_SELECT
             | field::VERIFY

@@ -66,6 +66,7 @@ pub(super) fn fill(limits: &TargetLimits, namespace: &Namespace, out: &mut [u8; 
     data.copy_ranges_max = u8::try_from(COPY_RANGES_MAX - 1).expect("at most 256 ranges");
     data.ana_group_id = U32::new(namespace.id.0);
     data.attributes = attributes(namespace);
+    data.reservations = reservations(namespace);
     data.nguid = namespace.nguid();
 }
 
@@ -78,12 +79,20 @@ pub(super) fn fill_independent(namespace: &Namespace, out: &mut [u8; IDENTIFY_BY
     data.multi_path = field::SHARED;
     data.ana_group_id = U32::new(namespace.id.0);
     data.attributes = attributes(namespace);
+    data.reservations = reservations(namespace);
     data.status = field::READY;
 }
 
 fn features(namespace: &Namespace) -> u8 {
     let own_atomics = if namespace.limits().atomic_blocks > 1 { field::OWN_ATOMICS } else { 0 };
     field::UID_NOT_REUSED | field::OPTIMAL_SIZES | own_atomics
+}
+
+/// RESCAP: all types, and persistence through power loss where the device can keep it.
+fn reservations(namespace: &Namespace) -> u8 {
+    let types = field::ALL_RESERVATION_TYPES | field::IGNORE_EXISTING_KEY_1_3;
+    let is_kept = namespace.reservations.can_be_kept();
+    types | if is_kept { field::PERSIST_THROUGH_POWER_LOSS } else { 0 }
 }
 
 fn attributes(namespace: &Namespace) -> u8 {

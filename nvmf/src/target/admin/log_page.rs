@@ -22,6 +22,7 @@ use super::features;
 use super::identify_controller::firmware_revision;
 use crate::fabrics::Nqn;
 use crate::target::limits::TargetLimits;
+use crate::target::reservation::notifications::Notifications;
 use crate::target::statistics::IoStatistics;
 use crate::target::subsystem::{Subsystem, SubsystemKind};
 
@@ -32,7 +33,7 @@ const MANAGEMENT_EFFECTS_BYTES: usize = 4096;
 const IDENTIFIERS: usize = 256;
 
 /// Log pages of an I/O controller.
-const IO_PAGES: [u8; 9] = [
+const IO_PAGES: [u8; 10] = [
     page::SUPPORTED,
     page::ERROR,
     page::SMART,
@@ -42,6 +43,7 @@ const IO_PAGES: [u8; 9] = [
     page::ANA,
     page::FEATURE_EFFECTS,
     MANAGEMENT_EFFECTS,
+    page::RESERVATION_NOTIFICATION,
 ];
 /// Log pages of a discovery controller.
 const DISCOVERY_PAGES: [u8; 5] =
@@ -58,8 +60,16 @@ const ADMIN_COMMANDS: [AdminOpcode; 7] = [
     AdminOpcode::KeepAlive,
 ];
 /// I/O commands that are executed and leave blocks as they are.
-const READING_COMMANDS: [NvmOpcode; 4] =
-    [NvmOpcode::Flush, NvmOpcode::Read, NvmOpcode::Compare, NvmOpcode::Verify];
+const READING_COMMANDS: [NvmOpcode; 8] = [
+    NvmOpcode::Flush,
+    NvmOpcode::Read,
+    NvmOpcode::Compare,
+    NvmOpcode::Verify,
+    NvmOpcode::ReservationRegister,
+    NvmOpcode::ReservationReport,
+    NvmOpcode::ReservationAcquire,
+    NvmOpcode::ReservationRelease,
+];
 /// I/O commands that are executed and change blocks.
 const WRITING_COMMANDS: [NvmOpcode; 4] =
     [NvmOpcode::Write, NvmOpcode::WriteZeroes, NvmOpcode::DatasetManagement, NvmOpcode::Copy];
@@ -111,6 +121,7 @@ pub(super) struct LogContext<'a> {
     pub statistics: &'a IoStatistics,
     pub errors: &'a ErrorLog,
     pub changed_namespaces: &'a ChangedNamespaces,
+    pub notifications: &'a Notifications,
     pub ana_change_count: u64,
     pub directory: Option<&'a Directory>,
     pub host: &'a Nqn,
@@ -137,6 +148,7 @@ pub(super) fn read(
         page::FIRMWARE_SLOT => firmware_slots(),
         page::CHANGED_NAMESPACES => changed_namespaces(cx.changed_namespaces),
         page::COMMAND_EFFECTS => command_effects(command_set(entry))?,
+        page::RESERVATION_NOTIFICATION => cx.notifications.page().as_bytes().to_vec(),
         page::ANA => ana(cx, request.specific),
         page::FEATURE_EFFECTS => table(&features::supported_by(cx.subsystem), |feature| {
             let is_per_namespace = features::is_per_namespace(feature);

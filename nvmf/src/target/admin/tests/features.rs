@@ -205,7 +205,7 @@ fn nothing_can_be_saved() {
 
 #[test]
 fn features_that_are_not_offered_are_refused() {
-    let offered = [0x01, 0x02, 0x04, 0x05, 0x07, 0x0a, 0x0b, 0x0e, 0x0f, 0x16, 0x81];
+    let offered = [0x01, 0x02, 0x04, 0x05, 0x07, 0x0a, 0x0b, 0x0e, 0x0f, 0x16, 0x81, 0x82, 0x83];
     for feature in (0..=0xff).filter(|feature| !offered.contains(feature)) {
         assert_eq!(ready().run(get(feature)), Err(Status::INVALID_FIELD), "{feature:#x}");
         assert_eq!(ready().run(set(feature, 0)), Err(Status::INVALID_FIELD), "{feature:#x}");

@@ -58,7 +58,7 @@ fn an_io_controller_is_what_a_linux_host_needs() {
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES and CQES");
     assert_eq!(u16_at(&page, 514), 128, "MAXCMD");
     assert_eq!((u32_at(&page, 516), u32_at(&page, 540)), (1024, 1024), "NN and MNAN");
-    assert_eq!(u16_at(&page, 520), 0b1_1101_1101, "ONCS");
+    assert_eq!(u16_at(&page, 520), 0b1_1111_1101, "ONCS");
     assert_eq!((u16_at(&page, 522), u16_at(&page, 532)), (1, 0), "FUSES and ACWU");
     assert_eq!(u16_at(&page, 534), 0b11, "CDFS");
     assert_eq!(page[525], 0b100, "VWC");

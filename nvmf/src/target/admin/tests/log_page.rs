@@ -44,7 +44,10 @@ fn the_pages_that_are_listed_are_those_that_can_be_read() {
 fn the_features_that_are_listed_are_those_that_can_be_read() {
     let mut host = Host::ready(io_subsystem());
     let table = read(&mut host, 0x12, 1024);
-    assert_eq!(listed(&table), [0x01, 0x02, 0x04, 0x05, 0x07, 0x0a, 0x0b, 0x0e, 0x0f, 0x16, 0x81]);
+    assert_eq!(
+        listed(&table),
+        [0x01, 0x02, 0x04, 0x05, 0x07, 0x0a, 0x0b, 0x0e, 0x0f, 0x16, 0x81, 0x82, 0x83]
+    );
     assert_eq!(u32_at(&table, 5 * 4), 1 | 1 << 20);
     assert_eq!(u32_at(&table, 7 * 4), 1 | 1 << 21);
 }
@@ -116,7 +119,8 @@ fn the_commands_that_are_listed_are_those_that_are_executed() {
         let is_known = transfer_of(&entry, &limits) != Err(Status::INVALID_OPCODE);
         assert_eq!(is_known, admin.contains(&usize::from(opcode)), "opcode {opcode:#x}");
     }
-    assert_eq!(listed(&page[1024..2048]), [0, 1, 2, 5, 8, 9, 0x0c, 0x19]);
+    let io = [0, 1, 2, 5, 8, 9, 0x0c, 0x0d, 0x0e, 0x11, 0x15, 0x19];
+    assert_eq!(listed(&page[1024..2048]), io);
     assert_eq!((u32_at(&page, 1024 + 4), u32_at(&page, 1024 + 8)), (3, 1));
     let mut entry = log(0x05, 4096, 0);
     entry.cdw14 = U32::new(2 << 24);

@@ -5,6 +5,7 @@ mod features;
 mod identify;
 mod log_page;
 mod random;
+mod reservations;
 
 use bdev::Status;
 use bdev::nvme::command::SubmissionEntry;
@@ -106,7 +107,7 @@ impl Host {
                 assert!(status.do_not_retry() && !status.is_success());
                 Err(Status::from_code(status.code()))
             }
-            AdminOutcome::Held => panic!("held"),
+            other => panic!("neither data nor a status: {other:?}"),
         }
     }
 
