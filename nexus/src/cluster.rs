@@ -128,8 +128,11 @@ fn context(hand: &VirtualClock, core: u16) -> Cx {
     Cx::new(CoreId(core.into()), Clock::Virtual(hand.clone()), dma, network, u64::from(core))
 }
 
+/// A device, and what it was given.
+type Watched = (Arc<dyn BlockDevice>, Arc<Mutex<Log>>);
+
 /// Children of a run: slow ones that fail in one way or another, or not at all.
-fn children(random: &mut Random) -> Vec<(Arc<dyn BlockDevice>, Arc<Mutex<Log>>)> {
+fn children(random: &mut Random) -> Vec<Watched> {
     let count = 1 + random.below(4);
     let failing = |random: &mut Random, device: Arc<dyn BlockDevice>| {
         let reads = OperationSet::ALL.without(Operation::Write).without(Operation::Flush);
