@@ -43,5 +43,9 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        // Where a target keeps the reservations of a file.
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(".reservations");
+        let _ = fs::remove_file(beside);
     }
 }

@@ -26,6 +26,7 @@ macro_rules! host_nqn {
 
 mod builder;
 mod cache;
+mod client;
 mod console;
 mod cpio;
 mod crowd;
@@ -52,6 +53,7 @@ mod wire;
 
 pub use builder::{Access, Builder, Iommu, Network};
 pub use cache::{CACHE_VARIABLE, Cache};
+pub use client::Client;
 pub use crowd::Crowd;
 pub use disk::Disk;
 pub use error::{Error, Result};

@@ -120,6 +120,21 @@ impl Controller {
         Ok(text.trim().to_owned())
     }
 
+    /// Waits until the host has no such namespace any more.
+    pub fn wait_for_removal(&self, guest: &mut Guest, namespace: &str) -> Result<()> {
+        let look = format!("test -e {namespace} || echo gone");
+        poll(guest, &look, |text| text.trim() == "gone")?;
+        Ok(())
+    }
+
+    /// Waits until the host knows that its path to a namespace is in this state, `inaccessible`
+    /// for example.
+    pub fn wait_for_ana_state(&self, guest: &mut Guest, id: u32, state: &str) -> Result<()> {
+        let read = format!("cat /sys/class/nvme/{}/nvme*c*n{id}/ana_state", self.name);
+        poll(guest, &read, |text| text.trim() == state)?;
+        Ok(())
+    }
+
     /// Waits until the controller is in this state, `live` for example.
     pub fn wait_for_state(&self, guest: &mut Guest, state: &str) -> Result<()> {
         let read = format!("cat /sys/class/nvme/{}/state", self.name);
@@ -134,8 +149,8 @@ impl Controller {
     }
 }
 
-/// Repeats a command until its output is as wanted.
-fn poll(guest: &mut Guest, command: &str, is_wanted: impl Fn(&str) -> bool) -> Result<String> {
+/// Repeats a command until its output is as wanted, for 20 s at most; returns that output.
+pub fn poll(guest: &mut Guest, command: &str, is_wanted: impl Fn(&str) -> bool) -> Result<String> {
     let mut last = String::new();
     for _ in 0..POLLS {
         last = guest.run(command, COMMAND_LIMIT)?.stdout;

@@ -152,6 +152,11 @@ fn binary() -> PathBuf {
     own.ancestors().nth(3).unwrap_or(&own).join("release/mayastor")
 }
 
+/// Another program of the same build.
+pub(crate) fn sibling(name: &str) -> PathBuf {
+    binary().with_file_name(name)
+}
+
 /// Reads the first line of standard output; what follows goes to the log.
 fn first_line(child: &mut Child, log: &Console) -> std::result::Result<String, String> {
     let stdout = child.stdout.take().expect("the output is a pipe");
