@@ -117,7 +117,7 @@ impl AdminQueue {
         let id = self.next_id;
         self.next_id = (self.next_id + 1) & (EVENT_BIT - 1);
         entry.command_id.set(id);
-        self.ring.push(encode::words(entry));
+        self.ring.push(encode::entry(entry));
         self.ring.ring_tail();
         let deadline = platform.now() + self.timeout;
         loop {
@@ -179,7 +179,7 @@ impl AdminQueue {
             if self.waiting_events & 1 << index == 0 {
                 self.waiting_events |= 1 << index;
                 let id = EVENT_BIT | u16::from(index);
-                self.ring.push(encode::words(SubmissionEntry::async_event_request(id)));
+                self.ring.push(encode::entry(SubmissionEntry::async_event_request(id)));
             }
         }
         self.ring.ring_tail();

@@ -3,7 +3,6 @@
 //! Plain values, on the queue pair's core. The memory is described by the caller.
 
 use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U16, U32};
 
 use crate::io::{Io, IoFlags, Operation};
 use crate::nvme::command::{SUBMISSION_ENTRY_BYTES, SubmissionEntry};
@@ -22,15 +21,23 @@ pub enum Unmapping {
     Zeroing,
 }
 
-/// The entry of a legal I/O.
+/// The entry of a legal I/O as it is stored: the common command format of NVMe Base 2.0 section
+/// 3.3.3.1 in words of 8 bytes, its pages already described. Unlike [`entry`] of any command it is
+/// built in registers; the tests hold it to what [`SubmissionEntry`] says.
 #[inline]
-pub fn entry(io: &Io, command_id: u16, namespace: u32, unmapping: Unmapping) -> SubmissionEntry {
+pub fn words(
+    io: &Io,
+    command_id: u16,
+    namespace: u32,
+    unmapping: Unmapping,
+    pages: [u64; 2],
+) -> Words {
     let opcode = match io.operation {
         Operation::Read => NvmOpcode::Read,
         Operation::Write => NvmOpcode::Write,
         Operation::Compare => NvmOpcode::Compare,
         Operation::WriteZeroes | Operation::Unmap => NvmOpcode::WriteZeroes,
-        Operation::Flush => return SubmissionEntry::flush(command_id, namespace),
+        Operation::Flush => NvmOpcode::Flush,
         Operation::CompareAndWrite => unreachable!("the limits leave it out"),
     };
     let mut flags = TransferFlags::NONE;
@@ -40,23 +47,61 @@ pub fn entry(io: &Io, command_id: u16, namespace: u32, unmapping: Unmapping) -> 
     if io.operation == Operation::Unmap && unmapping == Unmapping::Deallocating {
         flags = flags.with(TransferFlags::DEALLOCATE);
     }
-    debug_assert!((1..=BLOCKS_MAX).contains(&io.blocks), "the limits keep to it");
-    let mut entry = SubmissionEntry {
-        opcode: opcode.value(),
-        command_id: U16::new(command_id),
-        namespace_id: U32::new(namespace),
-        ..SubmissionEntry::default()
-    };
-    entry.cdw10 = U32::new((io.lba.0 & u64::from(u32::MAX)) as u32);
-    entry.cdw11 = U32::new((io.lba.0 >> 32) as u32);
-    entry.cdw12 = U32::new((io.blocks - 1) | flags.bits());
-    entry
+    debug_assert!(io.blocks <= BLOCKS_MAX, "the limits keep to it");
+    // 0's based; a flush has none and says zero.
+    let count = io.blocks.saturating_sub(1);
+    let head = u64::from(opcode.value()) | u64::from(command_id) << 16 | u64::from(namespace) << 32;
+    let tail = u64::from(count | flags.bits());
+    [head, 0, 0, pages[0], pages[1], io.lba.0, tail, 0].map(u64::to_le)
 }
 
-/// The entry as words of the machine.
-#[inline]
-pub fn words(entry: SubmissionEntry) -> Words {
+/// Any entry as it is stored.
+pub fn entry(entry: SubmissionEntry) -> Words {
     let mut words: Words = [0; SUBMISSION_ENTRY_BYTES / 8];
     words.as_mut_bytes().copy_from_slice(entry.as_bytes());
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::io::{Lba, Memory, Token};
+    use crate::nvme::nvm_command::BlockRange;
+
+    proptest! {
+        #[test]
+        fn an_entry_is_what_the_wire_types_say(
+            lba: u64, blocks in 1..=BLOCKS_MAX, id: u16, namespace: u32, pages: [u64; 2], fua: bool,
+        ) {
+            let table = [
+                (Operation::Read, NvmOpcode::Read),
+                (Operation::Write, NvmOpcode::Write),
+                (Operation::Compare, NvmOpcode::Compare),
+                (Operation::WriteZeroes, NvmOpcode::WriteZeroes),
+                (Operation::Unmap, NvmOpcode::WriteZeroes),
+            ];
+            for (operation, opcode) in table {
+                let mut io = Io::with_memory(operation, Lba(lba), blocks, Memory::None, Token(0));
+                let mut flags = TransferFlags::NONE;
+                if fua {
+                    io.flags = IoFlags::FUA;
+                    if operation.changes_blocks() {
+                        flags = flags.with(TransferFlags::FORCE_UNIT_ACCESS);
+                    }
+                }
+                if operation == Operation::Unmap {
+                    flags = flags.with(TransferFlags::DEALLOCATE);
+                }
+                let range = BlockRange { starting_lba: lba, blocks };
+                let wire = SubmissionEntry::for_range(opcode, id, namespace, range, flags);
+                let built = words(&io, id, namespace, Unmapping::Deallocating, pages);
+                prop_assert_eq!(built, entry(wire.with_prp(pages)));
+            }
+            let flush = Io::flush(Token(0));
+            let built = words(&flush, id, namespace, Unmapping::Zeroing, [0; 2]);
+            prop_assert_eq!(built, entry(SubmissionEntry::flush(id, namespace)));
+        }
+    }
 }

@@ -32,6 +32,18 @@ pub struct List {
     pub offset_bytes: usize,
 }
 
+/// The two entries of a command over one piece that lies in two pages at most; none for any other.
+#[inline]
+pub fn describe_short(address: u64, len_bytes: u32) -> Option<[u64; 2]> {
+    let offset = address & (PAGE - 1);
+    let end = offset + u64::from(len_bytes);
+    if address & 0b11 != 0 || end > 2 * PAGE {
+        return None;
+    }
+    let second = if end > PAGE { address - offset + PAGE } else { 0 };
+    Some([address, second])
+}
+
 /// The two entries of a command over pieces of memory: device address and length of each, in order.
 #[inline]
 pub fn describe(

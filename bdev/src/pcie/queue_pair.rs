@@ -225,6 +225,22 @@ impl PcieQueuePair {
         &self.shared.ports[self.port]
     }
 
+    /// Whether an I/O is of the commonest kind, and legal: one segment, read or written. Any other
+    /// is for [`legality::check`] to judge.
+    #[inline]
+    fn is_plain(&self, io: &Io) -> bool {
+        let Memory::One(segment) = &io.memory else { return false };
+        let geometry = &self.namespace.geometry;
+        let bytes = u64::from(io.blocks) * u64::from(geometry.block_bytes);
+        let known = matches!(io.operation, Operation::Read)
+            || matches!(io.operation, Operation::Write) && !self.limits.read_only;
+        known
+            && io.blocks.wrapping_sub(1) < self.limits.io_blocks_max
+            && bytes == u64::from(segment.len_bytes())
+            && io.fits(geometry.blocks)
+            && self.limits.boundary_blocks == 0
+    }
+
     /// Writes the entry of an I/O, if there is room for it now.
     #[inline]
     fn place(&mut self, now: Nanos, io: &Io, retries: u8) -> bool {
@@ -232,9 +248,14 @@ impl PcieQueuePair {
         let command = &mut self.commands[usize::from(slot)];
         let command_id = command.generation << SLOT_BITS | slot;
         let namespace = &self.namespace;
-        let mut entry = encode::entry(io, command_id, namespace.id, namespace.unmapping);
         let mut bounce = NO_BOUNCE;
-        if !matches!(io.memory, Memory::None) {
+        let mut pages = [0; 2];
+        if let Memory::One(segment) = &io.memory
+            && let Some(address) = self.table.translate(*segment)
+            && let Some(described) = prp::describe_short(address, segment.len_bytes())
+        {
+            pages = described;
+        } else if !matches!(io.memory, Memory::None) {
             let view = self.shared.ports[self.port].place.view;
             let list = prp::List { view, offset_bytes: layout::list(slot) };
             let table = &self.table;
@@ -243,7 +264,7 @@ impl PcieQueuePair {
                 .segments()
                 .iter()
                 .map(|segment| Some((table.translate(*segment)?, segment.len_bytes())));
-            let described = match prp::describe(pieces, list) {
+            pages = match prp::describe(pieces, list) {
                 Ok(described) => described,
                 Err(prp::Unfit) => {
                     let Some(index) = self.free_bounces.pop() else { return false };
@@ -252,8 +273,8 @@ impl PcieQueuePair {
                     fill_bounce(view, index, io, list)
                 }
             };
-            entry = entry.with_prp(described);
         }
+        let words = encode::words(io, command_id, namespace.id, namespace.unmapping, pages);
         self.free.pop();
         command.io = Some(*io);
         command.deadline = now + self.io_timeout;
@@ -265,7 +286,7 @@ impl PcieQueuePair {
             self.check_at = command.deadline;
         }
         self.in_device += 1;
-        self.ring.push(encode::words(entry));
+        self.ring.push(words);
         true
     }
 
@@ -487,7 +508,9 @@ impl QueuePair for PcieQueuePair {
         if self.credits() == 0 {
             return Err(Busy);
         }
-        if let Err(status) = legality::check(&io, &self.namespace.geometry, &self.limits) {
+        if !self.is_plain(&io)
+            && let Err(status) = legality::check(&io, &self.namespace.geometry, &self.limits)
+        {
             self.ended.push_back(Completion::new(io.token, status));
             return Ok(());
         }

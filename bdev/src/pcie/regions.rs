@@ -84,12 +84,14 @@ impl Table {
     #[inline]
     pub fn translate(&self, segment: Segment) -> Option<u64> {
         let address = segment.address().as_ptr().addr();
-        self.known.iter().find_map(|known| {
+        let len_bytes = segment.len_bytes() as usize;
+        for known in &self.known {
             let offset = address.wrapping_sub(known.start);
-            let inside = offset
-                .checked_add(segment.len_bytes() as usize)
-                .is_some_and(|end| end <= known.mapping.len_bytes);
-            inside.then(|| known.mapping.address + offset as u64)
-        })
+            let room = known.mapping.len_bytes.wrapping_sub(offset);
+            if offset < known.mapping.len_bytes && len_bytes <= room {
+                return Some(known.mapping.address + offset as u64);
+            }
+        }
+        None
     }
 }

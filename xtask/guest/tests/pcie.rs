@@ -51,9 +51,7 @@ mod real_kernel {
             String::from("-device"),
             String::from("nvme,id=second,serial=B,addr=9"),
             String::from("-device"),
-            String::from(
-                "nvme-ns,bus=second,drive=b,nsid=2,logical_block_size=4096,physical_block_size=4096",
-            ),
+            format!("nvme-ns,bus=second,drive=b,nsid=2,{BLOCKS_4_KIB}"),
         ];
         let examples = program().parent().expect("a program is in a folder");
         let builder = Guest::builder(&image).iommu(Iommu::Intel).memory_mib(768);
