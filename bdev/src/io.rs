@@ -145,8 +145,15 @@ impl Memory {
     }
 
     /// Length over all segments, in bytes.
+    #[inline]
     pub fn len_bytes(&self) -> u64 {
-        self.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum()
+        match self {
+            Memory::None => 0,
+            Memory::One(segment) => u64::from(segment.len_bytes()),
+            Memory::Many(_) => {
+                self.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum()
+            }
+        }
     }
 }
 

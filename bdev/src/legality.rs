@@ -97,7 +97,9 @@ pub fn check(io: &Io, geometry: &Geometry, limits: &Limits) -> Result<(), Status
         return Err(Status::INVALID_SGL_DESCRIPTOR_COUNT);
     }
     let low_bits = limits.alignment_bytes as usize - 1;
-    if segments.iter().any(|segment| segment.address().as_ptr().addr() & low_bits != 0) {
+    if low_bits != 0
+        && segments.iter().any(|segment| segment.address().as_ptr().addr() & low_bits != 0)
+    {
         return Err(Status::SGL_OFFSET_INVALID);
     }
     Ok(())

@@ -207,3 +207,69 @@ pub(crate) fn prepare(child: &ChildConfig) -> ChildDevice {
     let ChildConfig { data_start_blocks, locality, .. } = *child;
     ChildDevice { device, data_start_blocks, locality }
 }
+
+#[cfg(test)]
+mod tests {
+    use bdev::Malloc;
+
+    use super::*;
+    use crate::nexus::Nexus;
+    use crate::testing::{BLOCKS, child, config, disk};
+
+    fn malloc(block_bytes: u32, blocks: u64, uuid: Option<Uuid>) -> Arc<dyn BlockDevice> {
+        Arc::new(Malloc::new("malloc", Geometry { block_bytes, blocks }, uuid).unwrap())
+    }
+
+    fn refused(config: NexusConfig) -> ConfigError {
+        Nexus::new(config).unwrap_err()
+    }
+
+    #[test]
+    fn a_nexus_has_one_to_sixteen_children_and_one_in_sync() {
+        assert_eq!(refused(config(Vec::new())), ConfigError::NoChildren);
+        let sixteen: Vec<_> = (0..16).map(|_| disk()).collect();
+        assert!(Nexus::new(config(sixteen.clone())).is_ok());
+        let seventeen = [sixteen, vec![disk()]].concat();
+        assert_eq!(refused(config(seventeen)), ConfigError::TooManyChildren { count: 17 });
+        let mut stale = config(vec![disk()]);
+        stale.children[0].standing = Standing::OutOfSync;
+        assert_eq!(refused(stale), ConfigError::NoMembers);
+    }
+
+    #[test]
+    fn a_device_is_there_once_whatever_it_is_called() {
+        let device = disk();
+        let twice = config(vec![device.clone(), device]);
+        assert!(matches!(refused(twice), ConfigError::Duplicate { .. }));
+        let mut named = config(vec![disk(), disk()]);
+        named.children[1].name = named.children[0].name.clone();
+        assert!(matches!(refused(named), ConfigError::Duplicate { .. }));
+        let uuid = Some(Uuid::from_u128(7));
+        let same = config(vec![malloc(512, 8, uuid), malloc(512, 8, uuid)]);
+        assert!(matches!(refused(same), ConfigError::Duplicate { .. }));
+    }
+
+    #[test]
+    fn children_have_one_block_size_and_room_for_the_volume() {
+        let mixed = config(vec![malloc(512, 80, None), malloc(4096, 80, None)]);
+        assert!(matches!(refused(mixed), ConfigError::BlockSize { needed: 512, .. }));
+        let shortest = Nexus::new(config(vec![disk(), malloc(512, 8, None)])).unwrap();
+        assert_eq!(shortest.geometry().blocks, 8);
+        let sized = |blocks| NexusConfig { blocks: Some(blocks), ..config(vec![disk()]) };
+        assert!(Nexus::new(sized(BLOCKS)).is_ok());
+        let error = refused(sized(BLOCKS + 1));
+        assert!(matches!(error, ConfigError::TooSmall { blocks: BLOCKS, .. }));
+        assert_eq!(error.to_string(), "child child0 has room for 300 blocks, the volume has 301");
+    }
+
+    #[test]
+    fn the_label_of_a_child_is_no_part_of_the_volume() {
+        let mut labelled = child("labelled", disk());
+        labelled.data_start_blocks = 100;
+        let volume = NexusConfig { children: vec![labelled.clone()], ..config(Vec::new()) };
+        assert_eq!(Nexus::new(volume).unwrap().geometry().blocks, BLOCKS - 100);
+        labelled.data_start_blocks = BLOCKS;
+        let none = NexusConfig { children: vec![labelled], ..config(Vec::new()) };
+        assert!(matches!(refused(none), ConfigError::TooSmall { .. }));
+    }
+}

@@ -174,6 +174,17 @@ impl<T> Slab<T> {
         }
     }
 
+    /// The present tenant of a slot, if it has one, to change, with its identifier.
+    #[inline]
+    pub fn tenant_mut(&mut self, index: u32) -> Option<(SlotId, &mut T)> {
+        match self.slots.get_mut(index as usize) {
+            Some(Slot { generation, content: Content::Occupied(value) }) => {
+                Some((SlotId { index, generation: *generation }, value))
+            }
+            _ => None,
+        }
+    }
+
     /// How many slots are taken.
     #[inline]
     pub fn len(&self) -> u32 {
@@ -253,7 +264,10 @@ mod tests {
         let first = slab.insert("first").unwrap();
         assert_eq!(slab.remove(first), Some("first"));
         assert_eq!(slab.remove(first), None, "a double remove is caught");
+        assert_eq!(slab.tenant_mut(0), None);
         let second = slab.insert("second").unwrap();
+        assert_eq!(slab.tenant_mut(0), Some((second, &mut "second")));
+        assert_eq!(slab.tenant_mut(1), None);
         assert_eq!(second.index, first.index);
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.get_mut(first), None);

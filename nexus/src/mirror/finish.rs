@@ -207,8 +207,7 @@ impl MirrorQueuePair {
 
     #[inline]
     fn end(&mut self, index: u32, status: Status) {
-        let id = self.slots.id_at(index).expect("the slot is taken");
-        let slot = self.slots.remove(id).expect("the slot is taken");
+        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
         debug_assert!(slot.is_back() && !slot.is_listed && slot.buffer.is_none());
         if slot.has_begun {
             self.begun -= 1;
@@ -223,6 +222,7 @@ impl MirrorQueuePair {
         }
         let zeroes = slot.zeroes && status.is_success() && slot.work == Work::Anywhere;
         self.ready.push_back(Completion { token: slot.io.token, status, zeroes });
+        self.slots.remove(id);
     }
 
     /// An I/O failed on a child and may yet succeed, there or elsewhere.

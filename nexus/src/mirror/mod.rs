@@ -228,8 +228,7 @@ impl MirrorQueuePair {
 /// The I/O in a slot that is known to be taken.
 #[inline]
 fn slot_at(slots: &mut Slab<Slot>, index: u32) -> &mut Slot {
-    let id = slots.id_at(index).expect("the slot is taken");
-    slots.get_mut(id).expect("the slot is taken")
+    slots.tenant_mut(index).expect("the slot is taken").1
 }
 
 impl QueuePair for MirrorQueuePair {

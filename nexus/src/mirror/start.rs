@@ -105,8 +105,7 @@ impl MirrorQueuePair {
         if no_member || self.written.iter().any(no_credit) {
             return self.list(index);
         }
-        let id = self.slots.id_at(index).expect("the slot is taken");
-        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
         slot.stage = Stage::Flight;
         slot.sent_at = cx.now();
         if !slot.has_begun {
@@ -132,8 +131,7 @@ impl MirrorQueuePair {
 
     /// Sends to one child that may be read and has not failed yet.
     pub(super) fn send_anywhere(&mut self, cx: &mut Cx, index: u32) {
-        let id = self.slots.id_at(index).expect("the slot is taken");
-        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
         let candidates = self.readable.minus(slot.failed);
         if candidates.is_empty() {
             return self.read_nowhere(cx, index);
@@ -191,8 +189,7 @@ impl MirrorQueuePair {
 
     /// Sends what could not be sent, or is sent again.
     pub(super) fn send_unsent(&mut self, cx: &mut Cx, index: u32) {
-        let id = self.slots.id_at(index).expect("the slot is taken");
-        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
         let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
         for child in slot.unsent {
             if !self.written.contains(child) {
