@@ -143,7 +143,11 @@ impl Connection {
             Action::Deallocate { root, ranges } => self.deallocate(step, slot, root, ranges),
             Action::Verify { io, block_bytes, .. } => self.verify(step, slot, io, block_bytes),
             Action::Copy(copy) => self.copy(step, slot, copy),
-            Action::Admin => self.begin_admin(step, slot),
+            Action::Admin => {
+                if !self.aborts_here(step, slot) {
+                    self.begin_admin(step, slot);
+                }
+            }
             Action::Reservation => self.ask_reservation(step, slot),
             Action::Connect => self.execute_connect(step, slot),
             Action::Disconnect => {

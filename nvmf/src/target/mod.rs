@@ -11,6 +11,7 @@
 //!
 //! Governed by NVMe Base 2.0, NVMe over Fabrics and the NVMe/TCP Transport 1.0 specification.
 
+mod abort;
 pub mod admin;
 mod admin_command;
 #[cfg(test)]
@@ -51,12 +52,16 @@ mod root;
 pub mod roots;
 mod send;
 pub mod statistics;
+#[cfg(test)]
+mod step_tests;
 mod steps;
 pub mod subsystem;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfer_tests;
 mod work_list;
 
 pub use apply::ApplyError;

@@ -50,7 +50,10 @@ pub(super) fn description_of(device: Arc<dyn bdev::BlockDevice>) -> TargetDescri
 /// A host that speaks PDUs by hand.
 pub(super) struct Host {
     pub end: HostEnd,
+    /// Framing of what it sends.
     pub framing: Framing,
+    /// What it asked for data to it.
+    pub data_alignment: DataAlignment,
 }
 
 /// A PDU as the host received it.
@@ -83,17 +86,32 @@ impl Host {
         limits: MemoryLimits,
         digests: Digests,
     ) -> Host {
-        let mut end = harness.connect_to(core, limits);
         let parameters = HostParameters {
             data_alignment: DataAlignment::DWORD,
             digests,
             ready_to_transfer_max: 1,
         };
+        Host::initialize_by(harness, core, limits, parameters)
+    }
+
+    /// A connection whose ICReq with these parameters was answered.
+    pub fn initialize_by(
+        harness: &mut Harness,
+        core: usize,
+        limits: MemoryLimits,
+        parameters: HostParameters,
+    ) -> Host {
+        let mut end = harness.connect_to(core, limits);
         assert!(end.send(harness, InitializeRequest::new(parameters).as_bytes()));
         end.exchange(harness);
         let response: Vec<u8> = end.received().drain(..128).collect();
         assert_eq!(response[0], PduKind::InitializeResponse.pdu_type());
-        Host { end, framing: Framing { digests, data_alignment: DataAlignment::DWORD } }
+        let data_alignment = parameters.data_alignment;
+        Host {
+            end,
+            framing: Framing { digests: parameters.digests, data_alignment: DataAlignment::DWORD },
+            data_alignment,
+        }
     }
 
     pub fn command(&mut self, harness: &mut Harness, command: SubmissionEntry, data: &[u8]) {
@@ -123,7 +141,7 @@ impl Host {
         let rules = Rules {
             receiver: Role::Host,
             phase: Phase::Connected,
-            framing: self.framing,
+            framing: Framing { data_alignment: self.data_alignment, ..self.framing },
             capsule_data_bytes_max: 0,
             data_bytes_max: 1 << 20,
         };
@@ -283,15 +301,36 @@ pub(super) fn connected(limits: MemoryLimits, digests: Digests) -> (Harness, Hos
 
 /// As [`connected`], on a core that is there already.
 pub(super) fn connected_in(
-    mut harness: Harness,
+    harness: Harness,
     limits: MemoryLimits,
     digests: Digests,
 ) -> (Harness, Host, Host) {
-    let mut admin = Host::initialize(&mut harness, limits, digests);
+    let data_alignment = DataAlignment::DWORD;
+    connect_both(
+        harness,
+        limits,
+        HostParameters { data_alignment, digests, ready_to_transfer_max: 1 },
+    )
+}
+
+/// As [`connected`], by ICReqs with these parameters.
+pub(super) fn connected_by(
+    limits: MemoryLimits,
+    parameters: HostParameters,
+) -> (Harness, Host, Host) {
+    connect_both(Harness::new(description()), limits, parameters)
+}
+
+fn connect_both(
+    mut harness: Harness,
+    limits: MemoryLimits,
+    parameters: HostParameters,
+) -> (Harness, Host, Host) {
+    let mut admin = Host::initialize_by(&mut harness, 0, limits, parameters);
     let made = admin.connect(&mut harness, 0, 0xffff);
     assert!(made.status().is_success(), "{}", made.status());
     admin.enable(&mut harness);
-    let mut queue = Host::initialize(&mut harness, limits, digests);
+    let mut queue = Host::initialize_by(&mut harness, 0, limits, parameters);
     let id = u16::try_from(made.result()).unwrap();
     let made = queue.connect(&mut harness, 1, id);
     assert!(made.status().is_success(), "{}", made.status());
