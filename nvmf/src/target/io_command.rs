@@ -47,7 +47,7 @@ pub(super) fn plan(
     transfer_bytes_max: u32,
 ) -> Plan {
     let Ok(opcode) = NvmOpcode::try_from(command.opcode) else {
-        return Plan::fail(Status::INVALID_OPCODE);
+        return Plan::fail(Status::INVALID_OPCODE.with_do_not_retry());
     };
     let operation = match opcode {
         NvmOpcode::Read => Operation::Read,
@@ -59,7 +59,7 @@ pub(super) fn plan(
         NvmOpcode::Copy => return copy(command, namespace),
         NvmOpcode::Verify => return verify(command, namespace),
         // Write Uncorrectable among them: ONCS says that there is none.
-        _ => return Plan::fail(Status::INVALID_OPCODE),
+        _ => return Plan::fail(Status::INVALID_OPCODE.with_do_not_retry()),
     };
     ranged(command, operation, namespace, transfer_bytes_max)
 }
