@@ -67,8 +67,11 @@ fn property_set(value: u32) -> SubmissionEntry {
 fn io_answer(opcode: u8) -> Answer {
     match opcode {
         0x00 | 0x08 | 0x0c => ends(Status::SUCCESS),
-        0x01 | 0x05 | 0x09 | 0x19 => Answer::Asks,
+        // The reservation commands that bring keys among them.
+        0x01 | 0x05 | 0x09 | 0x0d | 0x11 | 0x15 | 0x19 => Answer::Asks,
         0x02 => Answer::Data,
+        // Reservation Report in the compact form, which is not for identifiers of 128 bits.
+        0x0e => ends(Status::HOST_ID_INCONSISTENT_FORMAT),
         // Fabrics command 01h: Connect.
         0x7f => ends(Status::COMMAND_SEQUENCE_ERROR),
         _ => ends(Status::INVALID_OPCODE),
