@@ -1,9 +1,10 @@
-//! Abort of a command that waits in a connection: for a buffer, for its turn to ask for data, or for
-//! the other half of its pair.
+//! Abort of a command that waits in a connection: for a buffer, for its turn to ask for data, or
+//! for the other half of its pair.
 //!
 //! Called on the core of the queue that the command is on. Abort is best effort (NVMe Base 2.0
-//! section 5.1): a command whose R2T has left is not aborted, since its data will come, and one that
-//! the device has ends with the device. The aborted command is answered first, as the section wants.
+//! section 5.1): a command whose R2T has left is not aborted, since its data will come, and one
+//! that the device has ends with the device. The aborted command is answered first, as the section
+//! wants.
 
 use bdev::Status;
 use bdev::nvme::opcode::AdminOpcode;

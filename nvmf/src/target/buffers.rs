@@ -1,11 +1,11 @@
 //! The buffer of a command: when it gets one, and what it may wait for until then.
 //!
-//! Called by the connection in the receive phase. A command has one buffer at most, taken before its
-//! data is asked for, so one R2T asks for all of a transfer: the fewest PDUs, and the data lands
-//! where the device takes it from. MAXR2T of ICReq bounds the R2Ts of one command that are out at a
-//! time, and is at least one (NVMe/TCP Transport 1.0 sections 3.3.2 and 3.6.2.2), so every host may
-//! be asked so; MAXH2CDATA bounds each PDU of the answer, not the R2T. R2Ts of different commands
-//! are out together, as many as buffers are granted.
+//! Called by the connection in the receive phase. A command has one buffer at most, taken before
+//! its data is asked for, so one R2T asks for all of a transfer: the fewest PDUs, and the data
+//! lands where the device takes it from. MAXR2T of ICReq bounds the R2Ts of one command that are
+//! out at a time, and is at least one (NVMe/TCP Transport 1.0 sections 3.3.2 and 3.6.2.2), so
+//! every host may be asked so; MAXH2CDATA bounds each PDU of the answer, not the R2T. R2Ts of
+//! different commands are out together, as many as buffers are granted.
 
 use reactor::dma::DmaBuffer;
 

@@ -348,7 +348,8 @@ impl Connection {
     }
 
     /// True while the host has to send something before anything else can happen: the rest of a
-    /// PDU, data that an R2T asked for, or the second half of a fused pair. Not while its bytes are left unread for lack of buffers.
+    /// PDU, data that an R2T asked for, or the second half of a fused pair. Not while its bytes are
+    /// left unread for lack of buffers.
     fn is_owed_input(&self) -> bool {
         let inside_pdu = self.incoming != Incoming::Header || self.carry.len > 0;
         let asked = self.granted_bytes > 0 && self.send_queue.is_empty();

@@ -1,9 +1,9 @@
 //! The data pointer of a command, held to what its plan transfers.
 //!
-//! A total function, called once a command on the hot path. TCP has two descriptors: an offset into
-//! the capsule, and the transport's own (NVMe/TCP Transport 1.0 section 3.3.2, figure 14). SGLS says
-//! that a descriptor may be longer than what a command transfers (NVMe Base 2.0 figure 275, bit 18),
-//! so only one that is too short is refused.
+//! A total function, called once a command on the hot path. TCP has two descriptors: an offset
+//! into the capsule, and the transport's own (NVMe/TCP Transport 1.0 section 3.3.2, figure 14).
+//! SGLS says that a descriptor may be longer than what a command transfers (NVMe Base 2.0 figure
+//! 275, bit 18), so only one that is too short is refused.
 
 use bdev::Status;
 use bdev::nvme::command::SubmissionEntry;

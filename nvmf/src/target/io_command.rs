@@ -197,8 +197,8 @@ pub(super) fn check_flags(command: &SubmissionEntry) -> Result<(), Status> {
 }
 
 /// NVM Command Set 1.0 section 3.2.3: hints to read or write sequentially are taken and ignored;
-/// only "deallocate" does something.
-/// Linux sends a list of 256 ranges however few it uses, since there are drives that read all of it.
+/// only "deallocate" does something. Linux sends a list of 256 ranges however few it uses, since
+/// there are drives that read all of it.
 fn dataset_management(command: &SubmissionEntry, namespace: &NamespaceView) -> Plan {
     let ranges = (command.cdw10.get() & 0xff) + 1;
     let attributes = command.cdw11.get();
