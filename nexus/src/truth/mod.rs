@@ -9,6 +9,10 @@
 //! An implementation never blocks and never completes inside `begin_…`: what it has decided it says
 //! in [`Truth::poll`].
 
+pub mod label;
+pub mod names;
+pub mod region_map;
+
 use std::fmt::Debug;
 
 use bdev::{Busy, Completion, Io};

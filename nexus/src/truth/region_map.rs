@@ -1,0 +1,203 @@
+//! A set of regions of a volume, as it is kept in memory and in labels.
+//!
+//! Which regions are being written, or what an absent replica lacks. On the home core's slow path
+//! and in tests; the cores' side of the write-intent map is [`crate::intent`].
+
+use std::fmt;
+
+use crate::intent::RegionIndex;
+
+const WORD_BITS: u64 = u64::BITS as u64;
+
+/// A bit a region.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RegionMap {
+    regions: u64,
+    words: Box<[u64]>,
+}
+
+impl RegionMap {
+    /// No region of `regions`.
+    pub fn new(regions: u64) -> RegionMap {
+        let words = usize::try_from(regions.div_ceil(WORD_BITS)).expect("regions are countable");
+        RegionMap { regions, words: vec![0; words].into() }
+    }
+
+    /// All of `regions`.
+    pub fn full(regions: u64) -> RegionMap {
+        let mut map = RegionMap::new(regions);
+        map.words.fill(u64::MAX);
+        map.trim();
+        map
+    }
+
+    /// How many there are, in it or not.
+    pub fn regions(&self) -> u64 {
+        self.regions
+    }
+
+    /// True when `region` is in it.
+    pub fn contains(&self, region: RegionIndex) -> bool {
+        let (word, bit) = self.place(region);
+        self.words[word] & bit != 0
+    }
+
+    /// Adds a region; true when it was not there.
+    pub fn insert(&mut self, region: RegionIndex) -> bool {
+        let (word, bit) = self.place(region);
+        let was = self.words[word];
+        self.words[word] |= bit;
+        was & bit == 0
+    }
+
+    /// Takes a region out; true when it was there.
+    pub fn remove(&mut self, region: RegionIndex) -> bool {
+        let (word, bit) = self.place(region);
+        let was = self.words[word];
+        self.words[word] &= !bit;
+        was & bit != 0
+    }
+
+    /// Adds all of `other`, which is of the same volume.
+    pub fn unite(&mut self, other: &RegionMap) {
+        assert_eq!(self.regions, other.regions, "maps of one volume");
+        self.words.iter_mut().zip(&other.words).for_each(|(word, more)| *word |= more);
+    }
+
+    /// Takes all out.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    /// How many are in it.
+    pub fn len(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// True when none is in it.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Each region in it, in order.
+    pub fn iter(&self) -> impl Iterator<Item = RegionIndex> + '_ {
+        (0..).zip(&self.words).flat_map(|(index, word)| {
+            let mut bits = *word;
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| u64::from(bits.trailing_zeros()))?;
+                bits &= bits - 1;
+                Some(RegionIndex(index * WORD_BITS + bit))
+            })
+        })
+    }
+
+    /// The map for a volume of another length. What is new is not in it.
+    #[must_use]
+    pub fn resized(&self, regions: u64) -> RegionMap {
+        let mut map = RegionMap::new(regions);
+        map.words.iter_mut().zip(&self.words).for_each(|(word, old)| *word = *old);
+        map.trim();
+        map
+    }
+
+    /// Its bits from region `first` on, as they are kept on a page: region `first + n` is bit
+    /// `n % 8` of byte `n / 8`. `first` is a multiple of 64.
+    pub(super) fn write_page(&self, first: u64, bytes: &mut [u8]) {
+        let words = self.words_from(first);
+        for (chunk, word) in bytes.chunks_mut(8).zip(words.chain(std::iter::repeat(&0))) {
+            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+        }
+    }
+
+    /// Takes its bits from region `first` on from a page. Bits past the last region are ignored.
+    pub(super) fn read_page(&mut self, first: u64, bytes: &[u8]) {
+        let start = usize::try_from(first / WORD_BITS).expect("regions are countable");
+        for (word, chunk) in self.words.iter_mut().skip(start).zip(bytes.chunks(8)) {
+            let mut value = [0; 8];
+            value[..chunk.len()].copy_from_slice(chunk);
+            *word = u64::from_le_bytes(value);
+        }
+        self.trim();
+    }
+
+    fn words_from(&self, first: u64) -> impl Iterator<Item = &u64> {
+        assert!(first.is_multiple_of(WORD_BITS), "pages begin with a whole word");
+        self.words.iter().skip(usize::try_from(first / WORD_BITS).expect("regions are countable"))
+    }
+
+    fn trim(&mut self) {
+        let rest = self.regions % WORD_BITS;
+        if let (true, Some(last)) = (rest != 0, self.words.last_mut()) {
+            *last &= (1 << rest) - 1;
+        }
+    }
+
+    fn place(&self, region: RegionIndex) -> (usize, u64) {
+        assert!(region.0 < self.regions, "the volume has no region {}", region.0);
+        let word = usize::try_from(region.0 / WORD_BITS).expect("regions are countable");
+        (word, 1 << (region.0 % WORD_BITS))
+    }
+}
+
+impl fmt::Debug for RegionMap {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} of {} regions", self.len(), self.regions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set_and_survives_pages(
+            regions in 1..700u64,
+            steps in proptest::collection::vec((any::<u64>(), any::<bool>()), 0..60),
+        ) {
+            let (mut map, mut set) = (RegionMap::new(regions), BTreeSet::new());
+            for (region, add) in steps {
+                let region = region % regions;
+                if add {
+                    prop_assert_eq!(map.insert(RegionIndex(region)), set.insert(region));
+                } else {
+                    prop_assert_eq!(map.remove(RegionIndex(region)), set.remove(&region));
+                }
+            }
+            prop_assert_eq!(map.len(), set.len() as u64);
+            let listed: Vec<u64> = map.iter().map(|region| region.0).collect();
+            prop_assert_eq!(&listed, &set.iter().copied().collect::<Vec<_>>());
+            let mut copy = RegionMap::new(regions);
+            for first in (0..regions).step_by(128) {
+                let mut page = [0xff; 16];
+                map.write_page(first, &mut page);
+                copy.read_page(first, &page);
+            }
+            prop_assert_eq!(copy, map);
+        }
+    }
+
+    #[test]
+    fn a_full_map_has_no_region_past_the_last() {
+        for regions in [1, 63, 64, 65, 128] {
+            let full = RegionMap::full(regions);
+            assert_eq!(full.len(), regions);
+            let mut read = RegionMap::new(regions);
+            read.read_page(0, &[0xff; 64]);
+            assert_eq!(read, full);
+        }
+    }
+
+    #[test]
+    fn a_volume_that_grows_keeps_its_marks() {
+        let mut map = RegionMap::new(10);
+        map.insert(RegionIndex(9));
+        let grown = map.resized(100);
+        assert_eq!(grown.iter().collect::<Vec<_>>(), [RegionIndex(9)]);
+        assert_eq!(grown.regions(), 100);
+    }
+}
