@@ -52,6 +52,8 @@ mod range_table;
 mod stripe_lock;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod threads;
 pub mod truth;
 pub mod view;
 #[cfg(test)]
