@@ -6,6 +6,7 @@ use std::sync::Arc;
 use reactor::Cx;
 use uuid::Uuid;
 
+use crate::allocation::AllocationQuery;
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
 use crate::reservation::ReservationStore;
@@ -189,6 +190,12 @@ pub trait BlockDevice: Debug + Send + Sync {
     /// Where it keeps reservations through a loss of power; nothing where it has no place for
     /// them. Wrappers hand out that of the device below them.
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        None
+    }
+
+    /// What tells which of its blocks were written; nothing where nobody knows. Wrappers hand out
+    /// that of the device below them.
+    fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
         None
     }
 

@@ -4,6 +4,7 @@
 //! [`device`] what hands out a queue pair a core. See ARCHITECTURE section 3.
 
 pub mod aio;
+pub mod allocation;
 mod below;
 pub mod delay;
 pub mod device;
@@ -33,6 +34,7 @@ pub mod uring;
 mod wrapper;
 
 pub use aio::Aio;
+pub use allocation::AllocationQuery;
 pub use delay::Delay;
 pub use device::{BlockDevice, Geometry, Limits, OpenError, OperationSet, ResizeError};
 pub use emulate::Emulate;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use reactor::Cx;
 use uuid::Uuid;
 
+use crate::allocation::AllocationQuery;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError, ResizeError};
 use crate::queue_pair::QueuePair;
 use crate::reservation::ReservationStore;
@@ -54,6 +55,10 @@ impl<W: Wrapper> BlockDevice for W {
 
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
         self.inner().reservation_store()
+    }
+
+    fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
+        self.inner().allocation()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bdev::device::OpenError;
 use bdev::reservation::ReservationStore;
-use bdev::{BlockDevice, Geometry, Limits, QueuePair};
+use bdev::{AllocationQuery, BlockDevice, Geometry, Limits, QueuePair};
 use reactor::Cx;
 use uuid::Uuid;
 
@@ -58,6 +58,10 @@ impl BlockDevice for Export {
 
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
         self.device.reservation_store()
+    }
+
+    fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
+        self.device.allocation()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

@@ -11,7 +11,8 @@ use reactor::Cx;
 use uuid::Uuid;
 
 use super::queue_pair::{FileQueuePair, kernel_depth};
-use super::{Backing, Port, about, limits, reservation_store};
+use super::{Backing, Port, about, allocation, limits, reservation_store};
+use crate::allocation::AllocationQuery;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError, ResizeError};
 use crate::queue_pair::QueuePair;
 use crate::reservation::ReservationStore;
@@ -82,6 +83,10 @@ impl<I: Interface> BlockDevice for FileDevice<I> {
 
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
         reservation_store(&self.backing)
+    }
+
+    fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
+        allocation(&self.backing)
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

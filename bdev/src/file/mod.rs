@@ -7,6 +7,7 @@
 //!
 //! Backings are opened on control threads and shared by all cores; the rest belongs to one core.
 
+mod allocation;
 pub mod backing;
 mod command;
 mod device;
@@ -38,9 +39,11 @@ pub(crate) use vectors::{Shape, Vectors};
 
 use std::sync::Arc;
 
+use crate::allocation::AllocationQuery;
 use crate::device::{Limits, OperationSet};
 use crate::io::Operation;
 use crate::reservation::ReservationStore;
+use allocation::FileAllocation;
 use sidecar::Sidecar;
 
 /// Most segments of an I/O. Longer lists are cut by [`crate::split`]; a front door's lists are
@@ -78,6 +81,12 @@ pub(crate) fn limits(backing: &Backing) -> Limits {
 pub(crate) fn reservation_store(backing: &Backing) -> Option<Arc<dyn ReservationStore>> {
     let is_kept = backing.is_file() && backing.access() == Access::ReadWrite;
     is_kept.then(|| Arc::new(Sidecar::beside(backing.path())) as Arc<dyn ReservationStore>)
+}
+
+/// What tells where a file has data. Of a block device nobody knows.
+pub(crate) fn allocation(backing: &Arc<Backing>) -> Option<Arc<dyn AllocationQuery>> {
+    let query = || Arc::new(FileAllocation::of(Arc::downgrade(backing)));
+    backing.is_file().then(|| query() as Arc<dyn AllocationQuery>)
 }
 
 /// One line for the operator: which interface, and whether past the page cache.

@@ -18,7 +18,7 @@ const ALIGNMENT_BYTES: usize = 2 << 20;
 
 /// From this length on zeroing gives whole pages back to the system instead of writing them: the
 /// call costs about what filling 64 KiB does, and the memory is free for others.
-const GIVE_BACK_BYTES: u64 = 64 << 10;
+const GIVE_BACK_BYTES: u64 = super::chunks::CHUNK_BYTES;
 
 /// Cache lines fetched ahead of a copy. The processor's own prefetcher takes over from there.
 #[cfg(target_arch = "x86_64")]

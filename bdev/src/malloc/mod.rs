@@ -1,24 +1,30 @@
 //! A RAM disk.
 //!
-//! [`memory`] is its memory, [`queue_pair`] one core's way to it. The device is shared by all
+//! [`memory`] is its memory, [`chunks`] which of it was written, [`queue_pair`] one core's way to
+//! it. The device is shared by all
 //! cores; memory is populated as it is written and goes back to the system when it is unmapped or
 //! the device is dropped.
 
+mod chunks;
 mod memory;
 mod queue_pair;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use reactor::Cx;
 use uuid::Uuid;
 
+use crate::allocation::{Allocation, AllocationError, AllocationQuery, Pace};
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
+use crate::io::Lba;
 use crate::legality::{self, GeometryError};
 use crate::queue_pair::QueuePair;
 use crate::range_lock::RangeLock;
 
+use chunks::Chunks;
 use memory::DiskMemory;
 pub use memory::MemoryError;
 use queue_pair::MallocQueuePair;
@@ -51,6 +57,7 @@ pub struct Malloc {
 struct Shared {
     geometry: Geometry,
     memory: DiskMemory,
+    chunks: Chunks,
     lock: RangeLock,
 }
 
@@ -63,7 +70,8 @@ impl Malloc {
     ) -> Result<Malloc, MallocError> {
         legality::check_geometry(geometry)?;
         let memory = DiskMemory::map(geometry.len_bytes())?;
-        let shared = Shared { geometry, memory, lock: RangeLock::new() };
+        let chunks = Chunks::of(geometry.len_bytes());
+        let shared = Shared { geometry, memory, chunks, lock: RangeLock::new() };
         Ok(Malloc { name: name.into(), uuid, shared: Arc::new(shared) })
     }
 }
@@ -86,7 +94,22 @@ impl BlockDevice for Malloc {
         self.uuid
     }
 
+    fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
+        Some(self.shared.clone())
+    }
+
     fn open_queue_pair(&self, _cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         Ok(Box::new(MallocQueuePair::open(self.shared.clone(), self.limits(), depth.max(1))))
+    }
+}
+
+impl AllocationQuery for Shared {
+    fn pace(&self) -> Pace {
+        Pace::AtOnce
+    }
+
+    fn look(&self, range: Range<Lba>, extents_max: usize) -> Result<Allocation, AllocationError> {
+        assert!(range.end.0 <= self.geometry.blocks, "a look stays inside the device");
+        Ok(self.chunks.look(range, u64::from(self.geometry.block_bytes), extents_max))
     }
 }

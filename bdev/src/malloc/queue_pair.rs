@@ -123,13 +123,20 @@ impl Shared {
             Operation::Read => {
                 places(from).for_each(|(at, part)| self.memory.copy_out(at, part));
             }
-            Operation::Write => places(from).for_each(|(at, part)| self.memory.copy_in(at, part)),
-            Operation::WriteZeroes | Operation::Unmap => self.memory.zero(offset, len),
+            Operation::Write => {
+                self.chunks.set(offset, len);
+                places(from).for_each(|(at, part)| self.memory.copy_in(at, part));
+            }
+            Operation::WriteZeroes | Operation::Unmap => {
+                self.memory.zero(offset, len);
+                self.chunks.clear(offset, len, self.geometry.len_bytes());
+            }
             Operation::Compare | Operation::CompareAndWrite => {
                 if !places(from).all(|(at, part)| self.memory.equals(at, part)) {
                     return Err(Status::COMPARE_FAILURE);
                 }
                 if io.operation == Operation::CompareAndWrite {
+                    self.chunks.set(offset, len);
                     // The second half; the limits keep the I/O in one piece.
                     places(len).for_each(|(at, part)| self.memory.copy_in(at, part));
                 }

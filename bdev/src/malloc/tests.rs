@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reactor::dma::{DmaBuffer, Segment};
 
 use super::*;
+use crate::allocation::testing::look_through;
 use crate::io::{Completion, Completions, Io, Lba, Memory, Operation, Token};
 use crate::laws;
 use crate::nvme::status::Status;
@@ -183,4 +184,44 @@ fn an_aborted_io_still_completes_once_and_does_nothing() {
     let expected = Completion::new(Token(5), Status::ABORT_REQUESTED);
     assert_eq!(completions.as_slice(), [expected]);
     assert_eq!(disk.shared.memory.resident_bytes(), 0);
+}
+
+#[test]
+fn every_way_to_write_is_known_and_every_way_to_zero_too() {
+    let (mut cx, _) = reactor::cx::test_context();
+    let disk = disk(64);
+    let query = disk.allocation().unwrap();
+    assert_eq!(query.pace(), Pace::AtOnce);
+    let mut queue_pair = disk.open_queue_pair(&mut cx, 1).unwrap();
+    let buffer = cx.dma.take(2 * BLOCK_BYTES).unwrap();
+    let segment = buffer.segment(2 * BLOCK_BYTES);
+    segment.write(0, &[0; 8192]);
+    let written = |query: &dyn AllocationQuery| look_through(query, 64, 1);
+    assert_eq!(written(&*query), []);
+    let read = Io::read(Lba(0), 1, segment.part(0, BLOCK_BYTES), Token(1));
+    assert!(run(&mut cx, &mut *queue_pair, read).is_success());
+    assert_eq!(written(&*query), [], "a read writes nothing");
+    let write = Io::write(Lba(40), 1, segment.part(0, BLOCK_BYTES), Token(1));
+    assert!(run(&mut cx, &mut *queue_pair, write).is_success());
+    assert!(run(&mut cx, &mut *queue_pair, swap(segment)).is_success());
+    assert_eq!(written(&*query), [0..16, 32..48]);
+    let zeroes = |operation, lba, blocks| {
+        Io::with_memory(operation, Lba(lba), blocks, Memory::None, Token(2))
+    };
+    let partly = zeroes(Operation::Unmap, 1, 47);
+    assert!(run(&mut cx, &mut *queue_pair, partly).is_success());
+    assert_eq!(written(&*query), [0..16]);
+    let rest = zeroes(Operation::WriteZeroes, 0, 16);
+    assert!(run(&mut cx, &mut *queue_pair, rest).is_success());
+    assert_eq!(written(&*query), []);
+    cx.dma.give(buffer);
+}
+
+#[test]
+fn a_decorated_disk_tells_what_the_disk_below_knows() {
+    let plain: Arc<dyn BlockDevice> = Arc::new(disk(64));
+    let stack = crate::Split::new(Arc::new(crate::Fault::new(plain, Default::default())));
+    assert!(stack.allocation().is_some());
+    let geometry = Geometry { block_bytes: BLOCK_BYTES, blocks: 64 };
+    assert!(crate::Null::new("null", geometry, None).unwrap().allocation().is_none());
 }
