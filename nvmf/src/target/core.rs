@@ -234,6 +234,7 @@ impl TargetCore {
     fn poll_roots(&mut self, cx: &mut Cx) -> usize {
         let mut count = 0;
         let mut place = 0;
+        self.state.roots.flush(cx);
         while place < self.state.roots.busy_count() {
             self.state.roots.poll(cx, place, &mut self.completions);
             for index in 0..self.completions.as_slice().len() {

@@ -120,9 +120,13 @@ impl Root {
         }
     }
 
-    /// Rings the doorbell and takes completions; returns how many.
-    pub fn poll(&mut self, cx: &mut Cx, completions: &mut Completions) -> usize {
+    /// Rings the doorbell.
+    pub fn flush(&mut self, cx: &mut Cx) {
         self.queue_pair.flush(cx);
+    }
+
+    /// Takes completions, and submits what waits; returns how many there were.
+    pub fn poll(&mut self, cx: &mut Cx, completions: &mut Completions) -> usize {
         let count = self.queue_pair.poll(cx, completions);
         if self.next.is_some() {
             self.change_queue_pair();

@@ -148,6 +148,14 @@ impl Roots {
         self.busy.len()
     }
 
+    /// Rings the doorbell of every busy root, before any of them is polled: what several roots have
+    /// for one leaf, such as the core's ring, then reaches it together.
+    pub fn flush(&mut self, cx: &mut Cx) {
+        for id in &self.busy {
+            self.slots.get_mut(*id).expect("a busy root is there").flush(cx);
+        }
+    }
+
     /// Polls the busy root at `place`; returns how many completions there are.
     pub fn poll(&mut self, cx: &mut Cx, place: usize, completions: &mut Completions) -> usize {
         let root = self.slots.get_mut(self.busy[place]).expect("a busy root is there");
