@@ -1,35 +1,89 @@
-//! Abort of a command that waits in a connection: for a buffer, for its turn to ask for data, or
-//! for the other half of its pair.
+//! Abort of a command that waits: for a buffer, for its turn to ask for data, for the other half of
+//! its pair, or for a credit of the device.
 //!
-//! Called on the core of the queue that the command is on. Abort is best effort (NVMe Base 2.0
-//! section 5.1): a command whose R2T has left is not aborted, since its data will come, and one
-//! that the device has ends with the device. The aborted command is answered first, as the section
-//! wants.
+//! Abort is best effort (NVMe Base 2.0 section 5.1): a command whose R2T has left is not aborted,
+//! since its data will come, and one that the device has ends with the device. An Abort begins on
+//! the core of the admin queue; the home core knows where the queue that it names is, and the
+//! command ends on that core. The aborted command is answered first, as the section wants.
 
-use bdev::Status;
 use bdev::nvme::opcode::AdminOpcode;
+use bdev::{Status, Token};
 
 use super::admin::ControllerState;
-use super::connection::{Connection, SendItem};
+use super::connection::{self, Connection, SendItem};
 use super::fused::Pairing;
+use super::limits::ABORTS_MAX;
+use super::message::{AbortOutcome, AbortQuestion, ConnectionId, Message, RequestId};
 use super::receive::Step;
 use super::request::RequestState;
 use crate::fabrics::connect::ADMIN_QUEUE_ID;
 
 impl Connection {
-    /// Executes an Abort whose command waits on the admin queue itself; false when the slot has no
-    /// such Abort, or nothing is to be aborted.
-    pub(super) fn aborts_here(&mut self, step: &mut Step<'_>, slot: u16) -> bool {
+    /// Begins an Abort of what waits on a queue; false when the slot has none, or it is for the
+    /// controller to answer.
+    pub(super) fn begin_abort(&mut self, step: &mut Step<'_>, slot: u16) -> bool {
         let command = &self.requests[usize::from(slot)].command;
         let (queue_id, command_id) = command.abort();
         let is_ready = self.admin.as_ref().is_some_and(|one| one.state() == ControllerState::Ready);
-        let is_of_here = command.opcode == AdminOpcode::Abort.value() && queue_id == ADMIN_QUEUE_ID;
-        if !is_of_here || !is_ready || !self.abort_waiting(step, command_id) {
+        if command.opcode != AdminOpcode::Abort.value() || !is_ready {
             return false;
         }
-        // Dword 0 of 0: it was aborted.
-        self.complete(step, slot, Status::SUCCESS, 0);
+        if queue_id == ADMIN_QUEUE_ID {
+            let is_aborted = self.abort_waiting(step, command_id);
+            if is_aborted {
+                self.complete(step, slot, Status::SUCCESS, AbortOutcome::Aborted as u64);
+            }
+            return is_aborted;
+        }
+        if self.aborts_under_way() >= usize::from(ABORTS_MAX) {
+            self.fail(step, slot, Status::ABORT_LIMIT_EXCEEDED);
+            return true;
+        }
+        let controller = self.queue.as_ref().expect("a controller has its admin queue").controller;
+        let request = &mut self.requests[usize::from(slot)];
+        request.state = RequestState::Asking;
+        let request = RequestId { slot, generation: request.generation };
+        let connection = ConnectionId { core: step.core.own(), slot: step.id };
+        let question = AbortQuestion { connection, request, controller, queue_id, command_id };
+        step.core.tell_home(Message::Abort(question));
         true
+    }
+
+    /// The Aborts that other cores are asked about.
+    fn aborts_under_way(&self) -> usize {
+        let is_one = |one: &&super::request::Request| {
+            one.state == RequestState::Asking && one.command.opcode == AdminOpcode::Abort.value()
+        };
+        self.requests.iter().filter(is_one).count()
+    }
+
+    /// An Abort of a command of this queue, from wherever its admin queue is.
+    pub(super) fn abort_asked(
+        &mut self,
+        step: &mut Step<'_>,
+        question: &AbortQuestion,
+    ) -> AbortOutcome {
+        // Slots of connections and numbers of queues are used again.
+        let is_it = self.queue.as_ref().is_some_and(|queue| {
+            queue.controller == question.controller && queue.id == question.queue_id
+        });
+        if is_it && self.abort_waiting(step, question.command_id) {
+            AbortOutcome::Aborted
+        } else {
+            AbortOutcome::NotAborted
+        }
+    }
+
+    /// How an Abort of this admin queue ends.
+    pub(super) fn abort_ended(
+        &mut self,
+        step: &mut Step<'_>,
+        request: RequestId,
+        outcome: AbortOutcome,
+    ) {
+        if self.is_asking(request) {
+            self.complete(step, request.slot, Status::SUCCESS, outcome as u64);
+        }
     }
 
     /// Ends a command of this queue that waits, with "Command Abort Requested". False when there is
@@ -54,6 +108,7 @@ impl Connection {
             RequestState::WaitingForBuffer => self.waiting.retain(|waiting| *waiting != slot),
             RequestState::WaitingForData if self.take_back_request(slot) => self.transfers_due -= 1,
             RequestState::Paired => {}
+            RequestState::InDevice if self.take_back_io(step, slot) => self.at_device -= 1,
             _ => return false,
         }
         if self.pairing == Pairing::First(slot) {
@@ -61,6 +116,21 @@ impl Connection {
         }
         self.ungrant(step, slot);
         self.fail(step, slot, Status::ABORT_REQUESTED);
+        true
+    }
+
+    /// Takes the I/O of a slot back that waits for a credit of its device. Of a command of several
+    /// I/Os the earlier ones stay done.
+    fn take_back_io(&self, step: &mut Step<'_>, slot: u16) -> bool {
+        let request = &self.requests[usize::from(slot)];
+        let Some(root) = request.plan.action.root() else { return false };
+        let token: Token = connection::token(step.id, slot, request.generation);
+        if step.core.roots.withdraw(root, |io| io.token == token).is_empty() {
+            return false;
+        }
+        if step.core.rights.fences.is_open() {
+            step.core.rights.fences.completed(token);
+        }
         true
     }
 

@@ -40,13 +40,19 @@ impl Connection {
         request: RequestId,
         controllers: &[u16],
     ) {
-        let asking = self.requests.get(usize::from(request.slot)).is_some_and(|one| {
-            one.state == RequestState::Asking && one.generation == request.generation
-        });
-        // It may have been lost or aborted meanwhile.
-        if asking && self.is_open() {
+        if self.is_asking(request) {
             self.execute_admin(step, request.slot, controllers);
         }
+    }
+
+    /// Whether a request still waits for what other cores were asked. Its connection may have been
+    /// lost meanwhile.
+    pub(super) fn is_asking(&self, request: RequestId) -> bool {
+        let known = self.requests.get(usize::from(request.slot));
+        let is_same = known.is_some_and(|one| {
+            one.state == RequestState::Asking && one.generation == request.generation
+        });
+        is_same && self.is_open()
     }
 
     fn execute_admin(&mut self, step: &mut Step<'_>, slot: u16, controllers: &[u16]) {

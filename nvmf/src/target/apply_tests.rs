@@ -30,7 +30,7 @@ pub(super) fn ram(blocks: u64) -> Arc<dyn BlockDevice> {
     Arc::new(Malloc::new("ram", geometry, None).unwrap())
 }
 
-fn slow(device: Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
+pub(super) fn slow(device: Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
     let rule = Rule { meets: Match::default(), effect: Lateness::Fixed(LATENESS) };
     Arc::new(Delay::new(device, RuleSet { rules: vec![rule], ..RuleSet::default() }))
 }
@@ -46,7 +46,7 @@ pub(super) fn subsystem(namespaces: Vec<Namespace>) -> SubsystemConfig {
     SubsystemConfig { namespaces, ..config }
 }
 
-fn described(config: SubsystemConfig) -> TargetDescription {
+pub(super) fn described(config: SubsystemConfig) -> TargetDescription {
     TargetDescription::new(vec![Subsystem::new(config).unwrap()])
 }
 
@@ -73,7 +73,7 @@ impl Connected {
         Connected { harness, admin, queues }
     }
 
-    fn apply(&mut self, description: TargetDescription) {
+    pub fn apply(&mut self, description: TargetDescription) {
         let description = Arc::new(description);
         let Harness { core, cx, others, .. } = &mut self.harness;
         core.apply(cx, Arc::clone(&description)).unwrap();
@@ -82,7 +82,7 @@ impl Connected {
         }
     }
 
-    fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.harness.core.is_settled()
             && self.harness.others.iter().all(|one| one.core.is_settled())
     }

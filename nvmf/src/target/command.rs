@@ -144,7 +144,7 @@ impl Connection {
             Action::Verify { io, block_bytes, .. } => self.verify(step, slot, io, block_bytes),
             Action::Copy(copy) => self.copy(step, slot, copy),
             Action::Admin => {
-                if !self.aborts_here(step, slot) {
+                if !self.begin_abort(step, slot) {
                     self.begin_admin(step, slot);
                 }
             }

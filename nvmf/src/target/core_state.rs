@@ -16,7 +16,9 @@ use super::answers::Answers;
 use super::closing::Closing;
 use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState};
 use super::description::{SubsystemId, TargetDescription};
-use super::message::{ConnectionId, ControllerChange, ControllerKey, Message, QueueKind};
+use super::message::{
+    AbortOutcome, AbortQuestion, ConnectionId, ControllerChange, ControllerKey, Message, QueueKind,
+};
 use super::namespace::NamespacePath;
 use super::reservation::rights::Rights;
 use super::roots::{RootError, Roots};
@@ -90,6 +92,14 @@ impl CoreState {
         if let Err(message) = self.peers.send(to, message) {
             self.outbox.push_back((to, message));
         }
+    }
+
+    /// Tells the core of an admin queue how an Abort ends. After the answer of the command that
+    /// was aborted: a message leaves behind what its pass sends to hosts.
+    pub fn end_abort(&mut self, question: &AbortQuestion, outcome: AbortOutcome) {
+        let AbortQuestion { connection: ConnectionId { core, slot: connection }, request, .. } =
+            *question;
+        self.send_message(core, Message::AbortEnded { connection, request, outcome });
     }
 
     /// Sends to the home core.

@@ -16,7 +16,7 @@ use super::connection::Queue;
 use super::core::TargetCore;
 use super::home::{Decided, Follows, QueueCount};
 use super::limits::ADMIN_IN_CAPSULE_BYTES;
-use super::message::{ConnectionId, ControllerKey, Message, QueueKind};
+use super::message::{AbortOutcome, ConnectionId, ControllerKey, Message, QueueKind};
 use crate::pdu::Rules;
 
 impl TargetCore {
@@ -46,6 +46,15 @@ impl TargetCore {
                 self.with(cx, connection, |one, step, _| {
                     one.controllers_listed(step, request, &controllers);
                 });
+            }
+            Message::AbortOnQueue { connection, question } => {
+                let aborted =
+                    self.with(cx, connection, |one, step, _| one.abort_asked(step, &question));
+                let outcome = aborted.unwrap_or(AbortOutcome::NotAborted);
+                self.state.end_abort(&question, outcome);
+            }
+            Message::AbortEnded { connection, request, outcome } => {
+                self.with(cx, connection, |one, step, _| one.abort_ended(step, request, outcome));
             }
             Message::Access(access) => self.take_access(cx, *access),
             Message::Reserved { asker, reply } => self.take_reply(cx, &asker, reply),
@@ -78,6 +87,15 @@ impl TargetCore {
                 let answer =
                     Message::ControllersListed { connection: connection.1, request, controllers };
                 self.state.send_message(connection.0, answer);
+            }
+            Message::Abort(question) => {
+                match home.queue_of(question.controller, question.queue_id) {
+                    Some(ConnectionId { core, slot: connection }) => {
+                        let asked = Message::AbortOnQueue { connection, question };
+                        self.state.send_message(core, asked);
+                    }
+                    None => self.state.end_abort(&question, AbortOutcome::NotAborted),
+                }
             }
             Message::QueueClosing { controller, queue_id } => {
                 home.queue_closing(controller, queue_id);

@@ -47,7 +47,8 @@ enum Life {
 /// How far an I/O queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QueueLife {
-    Open,
+    /// Its connection.
+    Open(ConnectionId),
     /// Its connection is gone, or about to be; I/O may be at a device.
     Closing,
 }
@@ -166,6 +167,15 @@ impl Home {
         let all = self.controllers.range((subsystem, 0)..=(subsystem, u16::MAX));
         let alive = all.filter(|(_, entry)| !matches!(entry.life, Life::Ending(_)));
         alive.map(|((_, id), _)| *id).collect()
+    }
+
+    /// The connection of an I/O queue of a controller, unless it is closing.
+    pub fn queue_of(&self, controller: ControllerKey, queue_id: u16) -> Option<ConnectionId> {
+        let entry = self.controllers.get(&(controller.subsystem, controller.id))?;
+        match entry.queues.get(&queue_id).filter(|_| entry.usage == controller.usage)? {
+            QueueLife::Open(connection) => Some(*connection),
+            QueueLife::Closing => None,
+        }
     }
 
     /// The controllers of a subsystem whose hosts have an identifier.
@@ -293,7 +303,8 @@ impl Home {
                 Some(self.create(connection, request, host))
             }
             QueueKind::Io { queue_id, controller_id } => {
-                self.attach((request.subsystem, controller_id), queue_id, &host)
+                let key = (request.subsystem, controller_id);
+                self.attach(key, (queue_id, connection), &host)
             }
         }
     }
@@ -336,7 +347,7 @@ impl Home {
     fn attach(
         &mut self,
         key: (SubsystemId, u16),
-        queue_id: u16,
+        (queue_id, connection): (u16, ConnectionId),
         host: &HostIdentity,
     ) -> Option<Outcome> {
         // Another host's controller is answered like one that does not exist.
@@ -351,12 +362,14 @@ impl Home {
             Err((Status::CONNECT_INVALID_PARAMETERS, ConnectParameter::QueueId.result()));
         match (entry.life, entry.queues.get(&queue_id)) {
             (Life::Ending(_), _) => Some(Err(unknown)),
-            (Life::Disabled, _) | (Life::Enabled, Some(QueueLife::Open)) => Some(out_of_sequence),
+            (Life::Disabled, _) | (Life::Enabled, Some(QueueLife::Open(_))) => {
+                Some(out_of_sequence)
+            }
             (Life::Enabled, Some(QueueLife::Closing)) => None,
             (Life::Enabled, None) if queue_id > entry.io_queues_granted => Some(not_granted),
             (Life::Enabled, None) => {
                 let controller = ControllerKey { subsystem: key.0, id: key.1, usage: entry.usage };
-                entry.queues.insert(queue_id, QueueLife::Open);
+                entry.queues.insert(queue_id, QueueLife::Open(connection));
                 let news = entry.count(controller);
                 self.counts.push(news);
                 Some(Ok(controller))
@@ -432,7 +445,10 @@ mod tests {
         let mut home = Home::default();
         let made = enabled(&mut home);
         assert_eq!(ask(&mut home, io(1, made), 1), Some(Ok(made)));
+        assert_eq!(home.queue_of(made, 1), Some(connection(9)));
+        assert_eq!(home.queue_of(ControllerKey { usage: made.usage + 1, ..made }, 1), None);
         home.queue_closing(made, 1);
+        assert_eq!(home.queue_of(made, 1), None);
         assert_eq!(ask(&mut home, io(1, made), 1), None);
         assert_eq!(ask(&mut home, io(2, made), 1), Some(Ok(made)), "another queue need not wait");
         home.queue_closed(made, 1);

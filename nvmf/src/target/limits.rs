@@ -50,6 +50,8 @@ pub const COPY_BYTES_MAX: u32 = LARGEST_BUFFER_BYTES - COPY_LIST_BYTES;
 pub const NAMESPACES_LIMIT: u32 = 1024;
 /// Asynchronous event requests that a controller holds; one more is refused.
 pub const ASYNC_EVENTS_MAX: u8 = 4;
+/// Abort commands of I/O commands that a controller has under way at once; one more is refused.
+pub const ABORTS_MAX: u8 = 4;
 /// Unit of the keep alive timer in units of 100 ms, as KAS says it: one second.
 pub const KEEP_ALIVE_GRANULARITY: u16 = 10;
 

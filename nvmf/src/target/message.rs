@@ -114,6 +114,30 @@ pub struct NewAccess {
     pub aborts: Arc<[RegistrantId]>,
 }
 
+/// An Abort of a command of an I/O queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortQuestion {
+    /// The admin queue that it came by.
+    pub connection: ConnectionId,
+    /// The Abort itself.
+    pub request: RequestId,
+    /// The controller.
+    pub controller: ControllerKey,
+    /// Which of its queues.
+    pub queue_id: u16,
+    /// Which command of that queue.
+    pub command_id: u16,
+}
+
+/// How an Abort ends; the values are those of dword 0 (NVMe Base 2.0 section 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortOutcome {
+    /// The command was aborted, and is answered.
+    Aborted = 0,
+    /// It is not there, or beyond recall.
+    NotAborted = 1,
+}
+
 /// A message between cores.
 #[derive(Debug)]
 pub enum Message {
@@ -162,6 +186,24 @@ pub enum Message {
         request: RequestId,
         /// The identifiers, ascending.
         controllers: Vec<u16>,
+    },
+    /// To the home core: abort a command of an I/O queue, wherever that is.
+    Abort(AbortQuestion),
+    /// From the home core, to the core of the queue: abort it.
+    AbortOnQueue {
+        /// The connection of the queue.
+        connection: SlotId,
+        /// What is asked.
+        question: AbortQuestion,
+    },
+    /// To the core of the admin queue: how an Abort ends.
+    AbortEnded {
+        /// The connection of the admin queue.
+        connection: SlotId,
+        /// The Abort.
+        request: RequestId,
+        /// How it ends.
+        outcome: AbortOutcome,
     },
     /// To the home core: an I/O queue closes; its I/O may still be at a device.
     QueueClosing {

@@ -12,6 +12,8 @@
 //! Governed by NVMe Base 2.0, NVMe over Fabrics and the NVMe/TCP Transport 1.0 specification.
 
 mod abort;
+#[cfg(test)]
+mod abort_tests;
 pub mod admin;
 mod admin_command;
 #[cfg(test)]

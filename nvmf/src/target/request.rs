@@ -29,7 +29,7 @@ pub(super) enum RequestState {
     WaitingForData,
     /// A Connect, or a command about reservations, that the home core looks at.
     AtHome,
-    /// A command of the admin queue for which the home core is asked.
+    /// A command of the admin queue for which other cores are asked.
     Asking,
     /// Half of a fused pair: its data is there, and the pair goes on by its first command.
     Paired,
@@ -144,6 +144,24 @@ pub(super) struct Plan {
     pub action: Action,
     /// Its data.
     pub transfer: Transfer,
+}
+
+impl Action {
+    /// The root that the action gives its I/O to, if it has one. A pair has that of its first
+    /// half.
+    pub fn root(&self) -> Option<SlotId> {
+        match self {
+            Action::Io(io) | Action::FusedCompare(io) | Action::Verify { io, .. } => Some(io.root),
+            Action::Deallocate { root, .. } => Some(*root),
+            Action::Copy(copy) => Some(copy.root),
+            Action::Fail(_)
+            | Action::Connect
+            | Action::Disconnect
+            | Action::Admin
+            | Action::Reservation
+            | Action::FusedWrite(_) => None,
+        }
+    }
 }
 
 impl Plan {

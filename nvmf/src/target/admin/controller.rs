@@ -368,7 +368,7 @@ impl AdminController {
     }
 
     /// Executes Abort: dword 0 is 0 if the command was aborted, 1 if not (section 5.1). Requests
-    /// for events are all that waits here; an I/O command is left to complete.
+    /// for events are all that waits here; what waits elsewhere the connection has seen to.
     fn abort_command(&mut self, entry: &SubmissionEntry) -> u32 {
         let (queue_id, command_id) = entry.abort();
         let is_aborted = queue_id == ADMIN_QUEUE_ID && self.abort(command_id);

@@ -14,14 +14,11 @@ use super::events::supported_mask;
 use super::identify::IdentifyContext;
 use super::identify_namespace::{self, zero_based};
 use crate::target::limits::{
-    ASYNC_EVENTS_MAX, CAPSULE_UNIT_BYTES, KEEP_ALIVE_GRANULARITY, NAMESPACES_LIMIT, PAGE_BYTES,
-    VERIFY_PAGES_SHIFT,
+    ABORTS_MAX, ASYNC_EVENTS_MAX, CAPSULE_UNIT_BYTES, KEEP_ALIVE_GRANULARITY, NAMESPACES_LIMIT,
+    PAGE_BYTES, VERIFY_PAGES_SHIFT,
 };
 use crate::target::subsystem::{FIRMWARE, MODEL, Subsystem};
 
-/// Most Abort commands at a time, zero-based: a recommendation to the host; each is answered at
-/// once.
-const ABORT_LIMIT: u8 = 3;
 /// LPA bit 5: the pages of supported log pages and of effects of features are there.
 const LOG_SUPPORTED_PAGES: u8 = 1 << 5;
 /// ONCS bit 6.
@@ -63,7 +60,7 @@ pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) 
     data.controller_type = field::TYPE_IO;
     data.multi_path = field::MULTI_PORT | field::MULTI_CONTROLLER | field::ANA_REPORTING;
     data.arbitration_burst = ARBITRATION_BURST;
-    data.abort_limit = ABORT_LIMIT;
+    data.abort_limit = ABORTS_MAX - 1;
     data.firmware_updates = field::FIRMWARE_SLOT_1_READ_ONLY | field::FIRMWARE_ONE_SLOT;
     data.log_page_attributes |= field::LOG_EFFECTS;
     data.ana_transition_seconds = ANA_TRANSITION_SECONDS;
