@@ -53,6 +53,8 @@ mod respond;
 mod root;
 pub mod roots;
 mod send;
+#[cfg(test)]
+mod session_tests;
 pub mod statistics;
 #[cfg(test)]
 mod step_tests;
