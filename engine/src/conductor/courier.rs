@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use reactor::inbox::CallError;
 
 use super::Shared;
-use super::stage::Stage;
+use super::stage::{Settlement, Stage};
 use super::state::State;
 use crate::command::CommandError;
 
@@ -107,8 +107,11 @@ impl Courier {
     /// Asks whether the core is settled; false when it has ended.
     fn ask(&self) -> bool {
         let generation = self.shared.lock().cores[self.place].applied;
-        let answer = self.stage.is_settled(self.place, PATIENCE);
-        self.note(answer, |state, place, is_settled| {
+        let answer = self.stage.settlement(self.place, PATIENCE);
+        self.note(answer, |state, place, Settlement { is_settled, failure }| {
+            if let Some(error) = failure {
+                state.cores[place].failure = Some((generation, Arc::new(error)));
+            }
             if is_settled {
                 state.cores[place].settled = generation;
             }

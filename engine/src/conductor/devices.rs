@@ -21,7 +21,8 @@ use crate::command::limits::DEVICES_MAX;
 use crate::command::{AddDevice, CommandError, Progress, Reply, ResizeDevice, field};
 use crate::export::Export;
 use crate::model::device::{DeviceEntry, DevicePhase, Outcome, Retired, Stack, StackChange};
-use crate::model::draw_uuid;
+use crate::model::subsystem::SubsystemEntry;
+use crate::model::{Generation, draw_uuid};
 use crate::registry;
 
 /// What to do about a device that is going.
@@ -166,6 +167,7 @@ impl Shared {
         deadline: Deadline,
     ) -> Result<Guard<'_>, CommandError> {
         let mut state = self.when_idle(self.lock(), name, deadline)?;
+        let since = state.next_generation();
         let entry = state.model.devices.get_mut(name).ok_or_else(|| is_missing(name))?;
         let DevicePhase::Present(stack) = &entry.phase else { return Err(is_going(name)) };
         let path = match len_bytes {
@@ -186,6 +188,13 @@ impl Shared {
                 entry.is_busy = false;
                 if entry.geometry != geometry {
                     entry.geometry = geometry;
+                    let top = match &entry.phase {
+                        DevicePhase::Present(stack) => Some(stack.top()),
+                        _ => None,
+                    };
+                    if let Some(top) = top {
+                        exchange(&mut state, &measured, &top);
+                    }
                     state.model.touch_device(&measured);
                     shared.publish(&mut state);
                 }
@@ -200,8 +209,31 @@ impl Shared {
         };
         let (state, measured) = self.wait(state, deadline, |_| outcome.get().cloned(), late)?;
         measured?;
+        let known = format!("device {name} has another size for I/O to come");
+        self.wait_exchanged(state, name, since, deadline, known)
+    }
+
+    /// Waits until every core has exchanged its queue pairs of a device, or could not.
+    fn wait_exchanged<'a>(
+        self: &'a Arc<Shared>,
+        state: Guard<'a>,
+        name: &str,
+        since: Generation,
+        deadline: Deadline,
+        known: String,
+    ) -> Result<Guard<'a>, CommandError> {
         let generation = state.generation;
-        self.wait_applied(state, deadline, generation, || format!("device {name} is resized"))
+        let look = |state: &mut State| {
+            if let Some(failure) = device_failure(state, name, since) {
+                return Some(Err(failure));
+            }
+            let entry = state.model.devices.get(name);
+            let is_done = entry.is_none_or(|entry| entry.retired.is_empty());
+            (is_done && state.is_applied(generation)).then_some(Ok(()))
+        };
+        let late = |state: &State| deadline.passed(known, state.progress(generation));
+        let (state, outcome) = self.wait(state, deadline, look, late)?;
+        outcome.map(|()| state)
     }
 
     pub(super) fn set_fault(
@@ -235,6 +267,7 @@ impl Shared {
         change: impl FnOnce(&mut Stack) -> StackChange,
     ) -> Result<Reply, CommandError> {
         let mut state = self.when_idle(self.lock(), name, deadline)?;
+        let since = state.next_generation();
         let entry = state.model.devices.get_mut(name).ok_or_else(|| is_missing(name))?;
         let DevicePhase::Present(stack) = &mut entry.phase else { return Err(is_going(name)) };
         if change(stack) == StackChange::Exchanged {
@@ -242,17 +275,8 @@ impl Shared {
             exchange(&mut state, name, &top);
             self.publish(&mut state);
         }
-        let generation = state.generation;
-        let look = |state: &mut State| {
-            let entry = state.model.devices.get(name);
-            let is_done = entry.is_none_or(|entry| entry.retired.is_empty());
-            (is_done && state.is_applied(generation)).then_some(())
-        };
-        let late = |state: &State| {
-            let known = format!("what device {name} does is changed for I/O to come");
-            deadline.passed(known, state.progress(generation))
-        };
-        let (state, ()) = self.wait(state, deadline, look, late)?;
+        let known = format!("what device {name} does is changed for I/O to come");
+        let state = self.wait_exchanged(state, name, since, deadline, known)?;
         let entry = state.model.devices.get(name).ok_or_else(|| is_missing(name))?;
         Ok(Reply::Device(entry.info(name)))
     }
@@ -299,6 +323,13 @@ fn exchange(state: &mut Guard<'_>, name: &str, top: &Arc<dyn BlockDevice>) {
     let entry = state.model.devices.get_mut(name).expect("the caller has found it");
     entry.retired.append(&mut retired);
     state.model.going.exchanges.insert(name.to_owned());
+}
+
+/// A core that could not open a device anew for a namespace, in this description or later.
+fn device_failure(state: &State, name: &str, since: Generation) -> Option<CommandError> {
+    let is_user = |entry: &SubsystemEntry| entry.namespaces.values().any(|one| one.device == name);
+    let users = state.model.subsystems.iter().filter(|(_, entry)| is_user(entry));
+    users.into_iter().find_map(|(nqn, _)| state.failure(nqn, since))
 }
 
 /// Whether a device can be given a size: the path of the file to be made longer, none where it has

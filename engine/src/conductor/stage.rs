@@ -31,8 +31,9 @@ pub(crate) trait Stage: Debug + Send + Sync {
         description: Arc<TargetDescription>,
     ) -> Result<Result<(), ApplyError>, CallError>;
 
-    /// Whether nothing that was removed or replaced is in use on a core any more.
-    fn is_settled(&self, place: usize, within: Duration) -> Result<bool, CallError>;
+    /// Whether nothing that was removed or replaced is in use on a core any more, and what of it
+    /// has gone wrong since it was last asked.
+    fn settlement(&self, place: usize, within: Duration) -> Result<Settlement, CallError>;
 
     /// Has the first core listen.
     fn listen(
@@ -44,6 +45,15 @@ pub(crate) trait Stage: Debug + Send + Sync {
 
     /// Has the first core listen there no more.
     fn stop_listening(&self, within: Duration, portal: PortalId) -> Result<(), CallError>;
+}
+
+/// How far a core is with what was removed or replaced.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    /// Nothing of it is in use any more.
+    pub is_settled: bool,
+    /// A namespace whose changed device could not be opened.
+    pub failure: Option<ApplyError>,
 }
 
 /// Running cores.
@@ -112,8 +122,11 @@ impl Stage for CoreSet {
         self.call(place, within, move |core| core.service.apply(&mut core.cx, description))
     }
 
-    fn is_settled(&self, place: usize, within: Duration) -> Result<bool, CallError> {
-        self.call(place, within, |core| core.service.is_settled())
+    fn settlement(&self, place: usize, within: Duration) -> Result<Settlement, CallError> {
+        self.call(place, within, |core| {
+            let failure = core.service.take_failure();
+            Settlement { is_settled: core.service.is_settled(), failure }
+        })
     }
 
     fn listen(

@@ -80,6 +80,15 @@ impl TargetCore {
         stored && self.state.roots.are_settled()
     }
 
+    /// A namespace whose changed device could not be opened here after [`TargetCore::apply`], when
+    /// the I/O at the device before it was done; each once. Its I/O is refused from then on.
+    pub fn take_failure(&mut self) -> Option<ApplyError> {
+        let (id, source) = self.state.roots.take_failure()?;
+        let subsystem = self.state.description.subsystems.get(&id);
+        let subsystem = subsystem.map_or_else(String::new, |found| found.nqn().to_string());
+        Some(ApplyError { subsystem, source })
+    }
+
     /// Namespaces that the description does not have any more take nothing new.
     fn retire_roots(&mut self, cx: &mut Cx, description: &TargetDescription) {
         let is_gone = |(subsystem, namespace): &(SubsystemId, NamespaceId)| {

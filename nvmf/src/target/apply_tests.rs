@@ -1,14 +1,19 @@
 //! A description that changes while hosts are connected.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bdev::delay::Lateness;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::log_page::AnaState;
 use bdev::nvme::sgl::SglDescriptor;
 use bdev::rules::{Match, Rule, RuleSet};
-use bdev::{BlockDevice, Delay, Geometry, Malloc, Status};
-use reactor::Nanos;
+use bdev::{
+    BlockDevice, Busy, Completions, Delay, Geometry, Io, Limits, Malloc, OpenError, QueuePair,
+    Status,
+};
+use reactor::{Cx, Nanos, Wake};
+use uuid::Uuid;
 
 use super::harness::Harness;
 use super::namespace::{Access, Namespace, NamespaceId};
@@ -238,4 +243,154 @@ fn a_host_that_is_no_longer_allowed_is_closed_and_others_stay() {
     connected.harness.pump();
     assert!(connected.admin.end.is_closed());
     assert!(connected.queues.iter_mut().all(|queue| queue.end.is_closed()));
+}
+
+/// A device below `below` that allows one queue pair at a time, and none once it is broken.
+#[derive(Debug)]
+struct Exclusive {
+    below: Arc<dyn BlockDevice>,
+    is_open: Arc<AtomicBool>,
+    is_broken: Arc<AtomicBool>,
+}
+
+/// A queue pair of it, which lets go when it is dropped.
+#[derive(Debug)]
+struct ExclusiveQueuePair {
+    below: Box<dyn QueuePair>,
+    is_open: Arc<AtomicBool>,
+}
+
+impl Exclusive {
+    fn new(below: Arc<dyn BlockDevice>, shared: &(Arc<AtomicBool>, Arc<AtomicBool>)) -> Exclusive {
+        let (is_open, is_broken) = shared.clone();
+        Exclusive { below, is_open, is_broken }
+    }
+}
+
+impl BlockDevice for Exclusive {
+    fn name(&self) -> &str {
+        self.below.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.below.geometry()
+    }
+
+    fn limits(&self) -> Limits {
+        self.below.limits()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.below.uuid()
+    }
+
+    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+        let is_refused = self.is_broken.load(Ordering::Relaxed);
+        if is_refused || self.is_open.swap(true, Ordering::Relaxed) {
+            let source = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
+            return Err(OpenError::System { device: String::from("exclusive"), source });
+        }
+        let (below, is_open) = (self.below.open_queue_pair(cx, depth)?, Arc::clone(&self.is_open));
+        Ok(Box::new(ExclusiveQueuePair { below, is_open }))
+    }
+}
+
+impl Drop for ExclusiveQueuePair {
+    fn drop(&mut self) {
+        self.is_open.store(false, Ordering::Relaxed);
+    }
+}
+
+impl QueuePair for ExclusiveQueuePair {
+    fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
+        self.below.submit(cx, io)
+    }
+
+    fn flush(&mut self, cx: &mut Cx) {
+        self.below.flush(cx);
+    }
+
+    fn poll(&mut self, cx: &mut Cx, completions: &mut Completions) -> usize {
+        self.below.poll(cx, completions)
+    }
+
+    fn credits(&self) -> u32 {
+        self.below.credits()
+    }
+
+    fn inflight(&self) -> u32 {
+        self.below.inflight()
+    }
+
+    fn abort_all(&mut self, cx: &mut Cx) {
+        self.below.abort_all(cx);
+    }
+
+    fn wake(&self) -> Wake {
+        self.below.wake()
+    }
+
+    fn arm(&mut self, cx: &mut Cx) -> bool {
+        self.below.arm(cx)
+    }
+}
+
+/// A controller with one queue on the first core, as only that one may open the device.
+fn connected_to(device: &Arc<dyn BlockDevice>) -> (Harness, Host, Host) {
+    let mut harness = Harness::new(described(subsystem(vec![namespace(1, device)])));
+    let mut admin = open(&mut harness, 0);
+    assert!(admin.connect(&mut harness, 0, 0xffff).status().is_success());
+    admin.enable(&mut harness);
+    let queue = attach(&mut harness, 0, 1, 1);
+    (harness, admin, queue)
+}
+
+fn read(harness: &mut Harness, queue: &mut Host, lba: u32) {
+    let sgl = SglDescriptor::transport_data_block(512);
+    let mut command = SubmissionEntry::new(0x02, 9, 1).with_sgl(sgl);
+    command.cdw10.set(lba);
+    queue.command(harness, command, &[]);
+}
+
+#[test]
+fn a_device_that_allows_one_queue_pair_grows_under_load() {
+    let shared = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let small: Arc<dyn BlockDevice> = Arc::new(Exclusive::new(slow(ram(64)), &shared));
+    let large: Arc<dyn BlockDevice> = Arc::new(Exclusive::new(ram(96), &shared));
+    let (mut harness, _admin, mut queue) = connected_to(&small);
+    write(&mut harness, &mut queue);
+    let grown = Arc::new(described(subsystem(vec![namespace(1, &large)])));
+    harness.core.apply(&mut harness.cx, grown).unwrap();
+    read(&mut harness, &mut queue, 80);
+    harness.pump();
+    assert!(!harness.core.is_settled());
+    harness.wait(LATENESS + Nanos::from_millis(100));
+    assert!(harness.core.is_settled() && harness.core.take_failure().is_none());
+    assert!(queue.completion(&mut harness).status().is_success(), "the write");
+    assert!(queue.read_answer(&mut harness).is_ok(), "the read past the old end");
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_anew_is_told_of_and_refuses_until_a_later_change() {
+    let shared = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let first: Arc<dyn BlockDevice> = Arc::new(Exclusive::new(slow(ram(64)), &shared));
+    let second: Arc<dyn BlockDevice> = Arc::new(Exclusive::new(ram(64), &shared));
+    let (mut harness, _admin, mut queue) = connected_to(&first);
+    write(&mut harness, &mut queue);
+    shared.1.store(true, Ordering::Relaxed);
+    let changed = || Arc::new(described(subsystem(vec![namespace(1, &second)])));
+    harness.core.apply(&mut harness.cx, changed()).unwrap();
+    read(&mut harness, &mut queue, 0);
+    harness.wait(LATENESS + Nanos::from_millis(100));
+    assert!(queue.completion(&mut harness).status().is_success(), "the write");
+    assert_eq!(queue.read_answer(&mut harness), Err(Status::INTERNAL_ERROR));
+    assert!(!harness.core.is_settled(), "nobody was told");
+    assert_eq!(harness.core.take_failure().unwrap().subsystem, SUBSYSTEM);
+    assert!(harness.core.take_failure().is_none() && harness.core.is_settled());
+    assert_eq!(Arc::strong_count(&first), 1, "nobody else holds the device");
+    harness.core.apply(&mut harness.cx, changed()).unwrap_err();
+    shared.1.store(false, Ordering::Relaxed);
+    harness.core.apply(&mut harness.cx, changed()).unwrap();
+    read(&mut harness, &mut queue, 0);
+    assert!(queue.read_answer(&mut harness).is_ok());
 }

@@ -111,12 +111,21 @@ impl Roots {
     ) -> Result<(), RootError> {
         let Some(id) = self.index.get(&(subsystem, namespace.id)) else { return Ok(()) };
         let root = self.slots.get_mut(*id).expect("the index names what is there");
-        root.follow(cx, namespace)?;
+        let followed = root.follow(cx, namespace);
         // The queue pair may be changed at once, and what waits for it begin.
         if !std::mem::replace(&mut root.is_listed, true) {
             self.busy.push(*id);
         }
-        Ok(())
+        Ok(followed?)
+    }
+
+    /// The subsystem of a namespace whose changed device could not be opened once the one before
+    /// it was done, and why; each failure once.
+    pub fn take_failure(&mut self) -> Option<(SubsystemId, RootError)> {
+        self.index.iter().find_map(|((subsystem, _), id)| {
+            let root = self.slots.get_mut(*id).expect("the index names what is there");
+            Some((*subsystem, root.take_failure()?.into()))
+        })
     }
 
     /// Takes back what waits for a namespace's device and is chosen; it is to be answered by the

@@ -14,7 +14,7 @@ use reactor::cores::CoreId;
 use reactor::counters::CoreCounters;
 use reactor::inbox::CallError;
 
-use crate::conductor::stage::Stage;
+use crate::conductor::stage::{Settlement, Stage};
 
 /// A namespace that a core has open.
 type Root = (SubsystemId, u32);
@@ -129,11 +129,11 @@ impl Stage for FakeStage {
         Ok(Ok(()))
     }
 
-    fn is_settled(&self, place: usize, within: Duration) -> Result<bool, CallError> {
+    fn settlement(&self, place: usize, within: Duration) -> Result<Settlement, CallError> {
         self.reach(place, within)?;
         let mut core = self.cores[place].lock().unwrap();
         self.let_go(&mut core);
-        Ok(core.retired.is_empty())
+        Ok(Settlement { is_settled: core.retired.is_empty(), failure: None })
     }
 
     fn listen(
