@@ -14,6 +14,7 @@ pub mod command;
 pub mod completion;
 pub mod feature;
 pub mod identify;
+pub mod lba_status;
 pub mod log_page;
 pub mod nvm_command;
 pub mod opcode;

@@ -70,6 +70,8 @@ pub mod controller_field {
     pub const VERIFY: u16 = 1 << 7;
     /// ONCS: Copy.
     pub const COPY: u16 = 1 << 8;
+    /// OACS: Get LBA Status.
+    pub const GET_LBA_STATUS: u16 = 1 << 9;
     /// FUSES: compare and write.
     pub const COMPARE_AND_WRITE: u16 = 1 << 0;
     /// VWC: a volatile write cache is present.
