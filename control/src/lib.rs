@@ -11,6 +11,7 @@ pub mod failure;
 pub mod grpc;
 pub mod identity;
 pub mod live;
+pub mod open_files;
 pub mod options;
 pub mod signals;
 pub mod target;

@@ -15,6 +15,7 @@ use crate::config_file::{ConfigFile, ConfigFileError, Place, Summary};
 use crate::failure;
 use crate::grpc::{Doors, DoorsError, Executor, GrpcOptions, Server, ServerError};
 use crate::live::{self, Sample};
+use crate::open_files;
 use crate::options::TargetOptions;
 use crate::signals::{EndSignals, Waited};
 
@@ -63,6 +64,9 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
     let plan = Plan::of(options)?;
     // Before any thread exists, so that none of them is ever interrupted.
     let mut signals = EndSignals::block().map_err(TargetError::Signals)?;
+    if let Err(error) = open_files::raise() {
+        eprintln!("mayastor: the limit of open files stays as it is: {error}");
+    }
     let doors = plan.grpc.as_ref().map(Doors::open).transpose()?;
     let config = &plan.config;
     let engine = Arc::new(Engine::start(config).map_err(|error| plan.place(error))?);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use engine::Engine;
 use engine::command::{AddDevice, AddNamespace, Command};
+use reactor::cores::keep_off;
 use serde::Serialize;
 
 use crate::harness::RunError;
@@ -46,9 +47,10 @@ impl Churn {
     pub fn start(engine: Arc<Engine>, subsystem: String, count: u64) -> Result<Churn, RunError> {
         let over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&over);
-        let thread = thread::Builder::new()
-            .name(String::from("churn"))
-            .spawn(move || churn(&engine, &subsystem, count, &told))?;
+        let thread = thread::Builder::new().name(String::from("churn")).spawn(move || {
+            keep_off(&engine.cores().collect::<Vec<_>>());
+            churn(&engine, &subsystem, count, &told)
+        })?;
         Ok(Churn { thread, over })
     }
 

@@ -234,6 +234,19 @@ pub fn pin_current_thread(core: CoreId) -> Result<(), CoresError> {
     sched_setaffinity(Pid::from_raw(0), &mask).map_err(|source| CoresError::Pin { core, source })
 }
 
+/// Keeps the calling thread, and every thread that it starts from now on, off these cores, where
+/// reactors run: a control thread that is scheduled there makes the I/O of a whole core wait for a
+/// time slice. Where the thread may use no other core it stays where it is. Best effort: a thread
+/// that runs elsewhere is slower, not wrong.
+pub fn keep_off(cores: &[CoreId]) {
+    let Ok(allowed) = CoreList::allowed() else { return };
+    let mut mask = CpuSet::new();
+    let others = allowed.as_slice().iter().filter(|core| !cores.contains(core));
+    if others.filter(|core| mask.set(core.0 as usize).is_ok()).count() > 0 {
+        let _ = sched_setaffinity(Pid::from_raw(0), &mask);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +254,24 @@ mod tests {
 
     fn parsed(text: &str) -> Result<Vec<u32>, CoresError> {
         Ok(text.parse::<CoreList>()?.as_slice().iter().map(|core| core.0).collect())
+    }
+
+    #[test]
+    fn a_thread_keeps_off_cores_where_it_has_others() {
+        let allowed = || CoreList::allowed().unwrap().as_slice().to_vec();
+        std::thread::spawn(move || {
+            let before = allowed();
+            keep_off(&before);
+            assert_eq!(allowed(), before, "there is no other");
+            if let [first, rest @ ..] = &before[..]
+                && !rest.is_empty()
+            {
+                keep_off(&[*first]);
+                assert_eq!(allowed(), rest);
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

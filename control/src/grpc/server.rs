@@ -4,9 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
-use reactor::cores::{CoreId, CoreList};
+use reactor::cores::{CoreId, keep_off};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -119,29 +117,12 @@ async fn serve<D: Door>(door: D, routes: Routes, mut stopped: watch::Receiver<bo
 }
 
 fn runtime(reactor_cores: &[CoreId]) -> io::Result<Runtime> {
-    let others = others(reactor_cores);
+    let reactor_cores = reactor_cores.to_vec();
     Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(CHANGES_MAX + QUESTIONS_MAX)
         .thread_name("grpc")
-        .on_thread_start(move || {
-            if let Some(cores) = &others {
-                // Best effort: a thread that runs elsewhere is slower, not wrong.
-                let _ = sched_setaffinity(Pid::from_raw(0), cores);
-            }
-        })
+        .on_thread_start(move || keep_off(&reactor_cores))
         .enable_all()
         .build()
-}
-
-/// The cores that the process may use and no reactor does; none if there are none.
-fn others(reactor_cores: &[CoreId]) -> Option<CpuSet> {
-    let allowed = CoreList::allowed().ok()?;
-    let mut set = CpuSet::new();
-    let mut is_empty = true;
-    for core in allowed.as_slice().iter().filter(|core| !reactor_cores.contains(core)) {
-        set.set(usize::try_from(core.0).ok()?).ok()?;
-        is_empty = false;
-    }
-    (!is_empty).then_some(set)
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use reactor::cores::keep_off;
 use reactor::inbox::CallError;
 
 use super::Shared;
@@ -38,7 +39,10 @@ pub(super) fn start(
     place: usize,
 ) -> Result<JoinHandle<()>, CommandError> {
     let name = format!("courier-{place}");
-    let body = move || Courier { shared, stage, place }.run();
+    let body = move || {
+        keep_off(&stage.cores());
+        Courier { shared, stage, place }.run();
+    };
     thread::Builder::new().name(name).spawn(body).map_err(|source| CommandError::Thread {
         purpose: String::from("the courier of a core"),
         source: Arc::new(source),

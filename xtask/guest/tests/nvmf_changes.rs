@@ -1,5 +1,5 @@
-//! The target is changed while a host is connected and under load: namespaces come and go, the
-//! path gets worse and better, devices fail and stall, subsystems and portals come and go.
+//! The target is changed while a host is connected and under load: namespaces come, grow
+//! and go, the path gets worse and better, devices fail and stall, subsystems and portals come and go.
 
 #[cfg(test)]
 mod real_kernel {
@@ -7,9 +7,11 @@ mod real_kernel {
 
     use guest::nvme::{self, Controller, Endpoint};
     use guest::{
-        Cache, Client, Guest, GuestImage, HOST_ADDRESS, Lease, Load, Result, SharedGuest, Target,
+        Cache, Client, Disk, Guest, GuestImage, HOST_ADDRESS, Lease, Load, Result, SharedGuest,
+        Target,
     };
 
+    const DIRECTORY: &str = env!("CARGO_TARGET_TMPDIR");
     const NQN: &str = "nqn.2026-01.example:changes";
     const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
     const DEVICE: &str = "malloc:///one?size_mb=64";
@@ -90,6 +92,27 @@ mod real_kernel {
         let size = format!("blockdev --getsize64 {later}");
         let size = scene.guest.run_ok(&size, LIMIT).unwrap();
         assert_eq!(size.trim(), (16 << 20).to_string());
+        scene.end();
+    }
+
+    #[test]
+    fn a_namespace_under_load_grows_with_its_file() {
+        let disk = Disk::create(DIRECTORY, "grows", 32).unwrap();
+        let mut scene = Scene::begin(&disk.uri("uring"));
+        let device = scene.controller.namespace(&mut scene.guest, 1).unwrap();
+        disk.resize(48).unwrap();
+        scene.change(&format!("namespace resize {NQN} 1"));
+        let size = format!("blockdev --getsize64 {device}");
+        let grown = (48_u64 << 20).to_string();
+        nvme::poll(&mut scene.guest, &size, |text| text.trim() == grown).unwrap();
+        let use_it = format!(
+            "set -e
+            head -c 65536 /dev/urandom > /tmp/end
+            dd if=/tmp/end of={device} bs=64k seek=767 oflag=direct
+            dd if={device} of=/tmp/back bs=64k skip=767 count=1 iflag=direct
+            cmp /tmp/end /tmp/back"
+        );
+        scene.guest.run_ok(&use_it, LIMIT).unwrap();
         scene.end();
     }
 
