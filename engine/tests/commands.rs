@@ -16,6 +16,7 @@ use engine::command::{
 };
 use engine::config::DMA_MIB_MIN;
 use engine::{Command, Engine, ErrorKind, Reply, TargetConfig};
+use nvmf::target::statistics::IoStatistics;
 use reactor::Nanos;
 use reactor::cores::CoreList;
 use reactor::dma::PagePreference;
@@ -93,6 +94,35 @@ fn subsystems_devices_and_portals_come_and_go_while_hosts_are_connected() {
     drop((first, second));
     engine.stop(Duration::from_millis(500)).unwrap();
     assert_eq!(engine.execute(&subsystem(NQN_B)).unwrap_err().kind(), ErrorKind::Stopping);
+}
+
+#[test]
+fn what_hosts_move_through_a_namespace_is_counted() {
+    let engine = started();
+    run(&engine, device("malloc:///b?size_mb=1"));
+    run(&engine, namespace(NQN_A, "b"));
+    let mut host = Host::connect(engine.local_addresses()[0], NQN_A, 2).unwrap();
+    for operation in [Operation::Write, Operation::Write, Operation::Read] {
+        assert_eq!(host.run(operation), Status::SUCCESS);
+    }
+    let counters = || {
+        let Reply::Counters(counters) = run(&engine, Command::ReadCounters) else { panic!() };
+        counters.namespaces
+    };
+    // A core tells when it has nothing more to do for the namespace, at the latest a sweep later.
+    let begun = Instant::now();
+    while counters()[1].moved.read_commands == 0 {
+        assert!(begun.elapsed() < SOON, "never told");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let [first, second] = &counters()[..] else { panic!() };
+    assert_eq!((first.namespace, second.namespace), (1, 2));
+    assert_eq!(second.subsystem, NQN_A);
+    assert_eq!(first.moved, IoStatistics::default());
+    let IoStatistics { read_bytes, written_bytes, read_commands, write_commands } = second.moved;
+    assert_eq!((read_commands, write_commands), (1, 2));
+    assert!(read_bytes > 0);
+    assert_eq!(written_bytes, 2 * read_bytes);
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) enum Answer {
     Faults(Vec<v1::Device>),
     /// Of those of these devices that have any.
     Delays(Vec<v1::Device>),
-    Counters(Vec<v1::CoreCounters>),
+    Counters(v1::ReadCountersResponse),
 }
 
 /// Why there is no answer to show. Each says what to do.

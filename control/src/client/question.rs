@@ -54,7 +54,7 @@ pub(super) async fn ask(channel: Channel, options: &ClientOptions) -> Result<Ans
         What::Counters(CountersCommand::List) => {
             let request = v1::ReadCountersRequest {};
             let response = rpc!(server, CounterServiceClient.read_counters, request);
-            Ok(Answer::Counters(response.cores))
+            Ok(Answer::Counters(response))
         }
     }
 }

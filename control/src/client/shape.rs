@@ -39,7 +39,10 @@ fn json(answer: &Answer) -> Value {
             let rules = |one: &v1::Device| Some(of_device(one, delays(one.delay.as_ref()?)));
             json!({ "delays": all(found.iter().filter_map(rules).collect()) })
         }
-        Answer::Counters(found) => json!({ "cores": all(found.iter().map(core).collect()) }),
+        Answer::Counters(found) => json!({
+            "cores": all(found.cores.iter().map(core).collect()),
+            "namespaces": all(found.namespaces.iter().map(moved).collect()),
+        }),
     }
 }
 
@@ -202,6 +205,17 @@ fn portal(portal: &v1::Portal) -> Value {
     })
 }
 
+fn moved(counters: &v1::NamespaceCounters) -> Value {
+    json!({
+        "subsystem": counters.subsystem,
+        "nsid": counters.namespace,
+        "read_bytes": counters.read_bytes,
+        "written_bytes": counters.written_bytes,
+        "read_commands": counters.read_commands,
+        "write_commands": counters.write_commands,
+    })
+}
+
 fn core(core: &v1::CoreCounters) -> Value {
     json!({
         "core": core.core,
@@ -267,7 +281,10 @@ mod tests {
             Answer::AnaStates(vec![namespace]),
             Answer::Faults(vec![device.clone()]),
             Answer::Delays(vec![device]),
-            Answer::Counters(vec![v1::CoreCounters::default()]),
+            Answer::Counters(v1::ReadCountersResponse {
+                cores: vec![v1::CoreCounters::default()],
+                namespaces: vec![v1::NamespaceCounters::default()],
+            }),
         ]
     }
 

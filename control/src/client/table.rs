@@ -24,7 +24,7 @@ pub(super) fn text(answer: &Answer) -> String {
         Answer::AnaStates(all) => ana_states(all),
         Answer::Faults(all) => faults(all),
         Answer::Delays(all) => delays(all),
-        Answer::Counters(all) => counters(all),
+        Answer::Counters(all) => counters(&all.cores) + "\n" + &moved(&all.namespaces),
     }
 }
 
@@ -216,6 +216,20 @@ fn counters(all: &[v1::CoreCounters]) -> String {
     };
     let header = ["core", "ios", "bytes", "mean", "connections", "busy", "protocol errors"];
     table(&header, all.iter().map(row))
+}
+
+fn moved(all: &[v1::NamespaceCounters]) -> String {
+    let row = |counters: &v1::NamespaceCounters| {
+        vec![
+            counters.subsystem.clone(),
+            counters.namespace.to_string(),
+            counters.read_commands.to_string(),
+            size(1, counters.read_bytes),
+            counters.write_commands.to_string(),
+            size(1, counters.written_bytes),
+        ]
+    };
+    table(&["subsystem", "nsid", "reads", "read", "writes", "written"], all.iter().map(row))
 }
 
 #[cfg(test)]

@@ -112,7 +112,10 @@ mod tests {
         ) -> Result<Reply, CommandError> {
             self.seen.lock().unwrap().push(within);
             if command.is_question() {
-                return Ok(Reply::Counters(CountersInfo { cores: Vec::new() }));
+                return Ok(Reply::Counters(CountersInfo {
+                    cores: Vec::new(),
+                    namespaces: Vec::new(),
+                }));
             }
             let guard = self.is_let_go.lock().unwrap();
             drop(self.changed.wait_while(guard, |is_let_go| !*is_let_go).unwrap());

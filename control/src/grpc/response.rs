@@ -2,8 +2,8 @@
 
 use api::v1;
 use engine::command::{
-    Access, AnaState, CoreInfo, DeviceInfo, HostChoice, NamespaceInfo, PortalInfo, Presence, Reply,
-    SubsystemInfo,
+    Access, AnaState, CoreInfo, DeviceInfo, HostChoice, NamespaceCounters, NamespaceInfo,
+    PortalInfo, Presence, Reply, SubsystemInfo,
 };
 
 use super::rule;
@@ -53,7 +53,10 @@ responses! {
     ListPortalsResponse: Reply::Portals(all) => { portals: all.into_iter().map(portal).collect() };
     AddPortalResponse: Reply::Portal(one) => { portal: Some(portal(one)) };
     RemovePortalResponse: Reply::Done => {};
-    ReadCountersResponse: Reply::Counters(all) => { cores: all.cores.iter().map(core).collect() };
+    ReadCountersResponse: Reply::Counters(all) => {
+        cores: all.cores.iter().map(core).collect(),
+        namespaces: all.namespaces.into_iter().map(moved).collect()
+    };
 }
 
 fn presence(presence: Presence) -> i32 {
@@ -129,6 +132,17 @@ fn portal(info: PortalInfo) -> v1::Portal {
         presence: presence(info.presence),
         address: info.address.to_string(),
         advertised: info.advertised.map(|address| address.to_string()).unwrap_or_default(),
+    }
+}
+
+fn moved(info: NamespaceCounters) -> v1::NamespaceCounters {
+    v1::NamespaceCounters {
+        subsystem: info.subsystem,
+        namespace: info.namespace,
+        read_bytes: info.moved.read_bytes,
+        written_bytes: info.moved.written_bytes,
+        read_commands: info.moved.read_commands,
+        write_commands: info.moved.write_commands,
     }
 }
 

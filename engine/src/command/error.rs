@@ -185,9 +185,9 @@ pub enum CommandError {
     Resize {
         /// Its name.
         device: String,
-        /// The system's answer.
+        /// Why not.
         #[source]
-        source: Arc<std::io::Error>,
+        source: Arc<bdev::ResizeError>,
     },
     /// See [`ErrorKind::Device`]: a core cannot use the device of a namespace.
     #[error("core {core} does not serve it")]

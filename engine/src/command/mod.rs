@@ -22,8 +22,8 @@ pub use nvmf::target::namespace::Access;
 
 pub use error::{CommandError, ErrorKind, Progress};
 pub use reply::{
-    CoreInfo, CountersInfo, DeviceInfo, HostsInfo, NamespaceInfo, PortalInfo, Presence, Reply,
-    SubsystemInfo,
+    CoreInfo, CountersInfo, DeviceInfo, HostsInfo, NamespaceCounters, NamespaceInfo, PortalInfo,
+    Presence, Reply, SubsystemInfo,
 };
 
 /// How long reading what is known may take; it waits for nobody.

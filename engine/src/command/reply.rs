@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use nvmf::target::statistics::IoStatistics;
 use reactor::cores::CoreId;
 use reactor::counters::CoreCounters;
 use uuid::Uuid;
@@ -136,6 +137,19 @@ pub struct PortalInfo {
 pub struct CountersInfo {
     /// By core, in the order in which they were started.
     pub cores: Vec<CoreInfo>,
+    /// By namespace, in the order of their subsystems' names.
+    pub namespaces: Vec<NamespaceCounters>,
+}
+
+/// What hosts moved through a namespace. A busy core tells four times a second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceCounters {
+    /// NQN of its subsystem.
+    pub subsystem: String,
+    /// Its identifier.
+    pub namespace: u32,
+    /// Of all cores, since it was added.
+    pub moved: IoStatistics,
 }
 
 /// What a core counted.

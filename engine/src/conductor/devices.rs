@@ -3,16 +3,14 @@
 //! Each device is opened, measured and closed on threads of its own; whoever gave the command waits
 //! for the outcome, and leaves at its deadline while the thread goes on.
 
-use std::fs::OpenOptions;
-use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use bdev::BlockDevice;
 use bdev::delay::Lateness;
 use bdev::fault::Failure;
 use bdev::rules::RuleSet;
 use bdev::uri::DeviceUri;
+use bdev::{BlockDevice, ResizeError};
 
 use super::state::{Deadline, State};
 use super::{Guard, Shared};
@@ -170,8 +168,8 @@ impl Shared {
         let since = state.next_generation();
         let entry = state.model.devices.get_mut(name).ok_or_else(|| is_missing(name))?;
         let DevicePhase::Present(stack) = &entry.phase else { return Err(is_going(name)) };
-        let path = match len_bytes {
-            Some(len_bytes) => growth(name, entry, len_bytes)?,
+        let blocks = match len_bytes {
+            Some(len_bytes) => growth(entry, len_bytes)?,
             None => None,
         };
         let outcome: Outcome = Arc::new(OnceLock::new());
@@ -179,7 +177,7 @@ impl Shared {
         let device = Arc::clone(&stack.base);
         let (shared, measured) = (Arc::clone(self), name.to_owned());
         spawn(name, move || {
-            let resized = grow(&measured, path.as_deref(), len_bytes, &*device);
+            let resized = grow(&measured, blocks, &*device);
             let geometry = device.geometry();
             drop(device);
             let mut state = shared.lock();
@@ -332,75 +330,48 @@ fn device_failure(state: &State, name: &str, since: Generation) -> Option<Comman
     users.into_iter().find_map(|(nqn, _)| state.failure(nqn, since))
 }
 
-/// Whether a device can be given a size: the path of the file to be made longer, none where it has
-/// the size already.
-fn growth(name: &str, entry: &DeviceEntry, len_bytes: u64) -> Result<Option<String>, CommandError> {
-    let unsupported =
-        |advice| CommandError::Unsupported { what: Object::Device, name: name.to_owned(), advice };
-    let invalid = |advice: String| CommandError::Invalid {
-        field: "len_bytes",
-        value: len_bytes.to_string(),
-        advice,
-    };
+/// The number of blocks that a device is to be given, if it has not as many already.
+fn growth(entry: &DeviceEntry, len_bytes: u64) -> Result<Option<u64>, CommandError> {
     let block_bytes = u64::from(entry.geometry.block_bytes);
+    let now = entry.geometry.len_bytes();
     if !len_bytes.is_multiple_of(block_bytes) {
-        return Err(invalid(format!("give a multiple of its blocks of {block_bytes} bytes")));
+        let advice = format!("give a multiple of its blocks of {block_bytes} bytes");
+        return Err(bad_size(len_bytes, advice));
     }
-    if len_bytes == entry.geometry.len_bytes() {
-        return Ok(None);
+    if len_bytes < now {
+        return Err(bad_size(len_bytes, not_smaller(now)));
     }
-    let path = match &entry.uri {
-        DeviceUri::Path(path) => path,
-        DeviceUri::Aio(file) | DeviceUri::Uring(file) => &file.path,
-        _ => {
-            return Err(unsupported(
-                "it keeps the size that it was made with; add another device instead",
-            ));
-        }
-    };
-    if len_bytes < entry.geometry.len_bytes() {
-        let now = entry.geometry.len_bytes();
-        return Err(invalid(format!("a device is not made smaller than it is, {now} bytes")));
-    }
-    Ok(Some(path.clone()))
+    Ok((len_bytes > now).then_some(len_bytes / block_bytes))
 }
 
-/// Makes the file longer. On the device's own thread.
-fn grow(
-    name: &str,
-    path: Option<&str>,
-    len_bytes: Option<u64>,
-    device: &dyn BlockDevice,
-) -> Result<(), CommandError> {
-    let (Some(path), Some(len_bytes)) = (path, len_bytes) else { return Ok(()) };
-    let failed = |source: io::Error| CommandError::Resize {
-        device: name.to_owned(),
-        source: Arc::new(source),
-    };
-    let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let now = device.geometry().len_bytes();
-    if !metadata.is_file() {
-        return Err(CommandError::Unsupported {
+fn bad_size(len_bytes: u64, advice: String) -> CommandError {
+    CommandError::Invalid { field: "len_bytes", value: len_bytes.to_string(), advice }
+}
+
+fn not_smaller(now_bytes: u64) -> String {
+    format!("a device is not made smaller than it is, {now_bytes} bytes")
+}
+
+/// Gives the device its blocks. On the device's own thread.
+fn grow(name: &str, blocks: Option<u64>, device: &dyn BlockDevice) -> Result<(), CommandError> {
+    let Some(blocks) = blocks else { return Ok(()) };
+    let block_bytes = u64::from(device.geometry().block_bytes);
+    let resized = device.resize(blocks).map(|_| ());
+    resized.map_err(|error| match error {
+        ResizeError::Fixed { .. } => CommandError::Unsupported {
             what: Object::Device,
             name: name.to_owned(),
-            advice: "a block device has the size that its driver gives it; resize it there, and \
-                     then give the command without a size",
-        });
-    }
-    let is_other = || io::Error::other("the path names another file by now");
-    if metadata.len() / u64::from(device.geometry().block_bytes)
-        != now / u64::from(device.geometry().block_bytes)
-    {
-        return Err(failed(is_other()));
-    }
-    if len_bytes > now {
-        file.set_len(len_bytes).map_err(failed)?;
-    }
-    if device.geometry().len_bytes() < len_bytes {
-        return Err(failed(is_other()));
-    }
-    Ok(())
+            advice: "it keeps the size that it was made with, or that its driver gives it; resize \
+                     it there and then give the command without a size, or add another device",
+        },
+        // It has grown by other means meanwhile.
+        ResizeError::Smaller { blocks: now, .. } => {
+            bad_size(blocks * block_bytes, not_smaller(now * block_bytes))
+        }
+        source @ (ResizeError::Geometry { .. } | ResizeError::System { .. }) => {
+            CommandError::Resize { device: name.to_owned(), source: Arc::new(source) }
+        }
+    })
 }
 
 fn spawn(device: &str, job: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {

@@ -33,6 +33,7 @@ use crate::command::error::Object;
 use crate::command::limits::COMMANDS_IN_FLIGHT_MAX;
 use crate::command::{Command, CommandError, CoreInfo, CountersInfo, Reply, field};
 use crate::model::Generation;
+use crate::model::subsystem::SubsystemEntry;
 use crate::registry::Registry;
 use stage::Stage;
 use state::{CoreState, Deadline, State, Unused};
@@ -323,8 +324,10 @@ impl Conductor {
                 Reply::Portals(model.portals.iter().map(|(id, one)| one.info(*id)).collect())
             }
             Command::ReadCounters => {
+                let subsystems = model.subsystems.values();
+                let namespaces = subsystems.flat_map(SubsystemEntry::counters).collect();
                 drop(state);
-                Reply::Counters(self.counters())
+                Reply::Counters(CountersInfo { cores: self.counters(), namespaces })
             }
             _ => {
                 let all = model.devices.iter();
@@ -333,14 +336,14 @@ impl Conductor {
         }
     }
 
-    fn counters(&self) -> CountersInfo {
+    fn counters(&self) -> Vec<CoreInfo> {
         let stage = self.shared.stage.get();
         let read = |stage: &Arc<dyn Stage>| {
             let cores = stage.cores().into_iter().enumerate();
             let info = |(place, core)| CoreInfo { core, counters: stage.counters(place) };
             cores.map(info).collect()
         };
-        CountersInfo { cores: stage.map(read).unwrap_or_default() }
+        stage.map(read).unwrap_or_default()
     }
 }
 

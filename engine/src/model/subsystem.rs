@@ -17,7 +17,8 @@ use uuid::{Uuid, uuid};
 use super::device::DeviceEntry;
 use super::{Devices, Generation};
 use crate::command::{
-    Access, AnaState, HostChoice, HostsInfo, NamespaceInfo, Presence, SubsystemInfo,
+    Access, AnaState, HostChoice, HostsInfo, NamespaceCounters, NamespaceInfo, Presence,
+    SubsystemInfo,
 };
 use crate::export::Export;
 
@@ -111,6 +112,15 @@ impl SubsystemEntry {
                 Uuid::new_v5(&INSTANCE_SPACE, &bytes).into_bytes()
             }
         }
+    }
+
+    /// What hosts moved through its namespaces; those that are going among them.
+    pub fn counters(&self) -> impl Iterator<Item = NamespaceCounters> {
+        self.namespaces.iter().map(|(id, one)| NamespaceCounters {
+            subsystem: self.nqn.as_str().to_owned(),
+            namespace: *id,
+            moved: one.statistics.total(),
+        })
     }
 
     /// What a listing shows.
