@@ -169,7 +169,7 @@ fn what_cannot_be_ends_in_one_line_that_names_it() {
     let cases: [(&[&str], i32, &str); 10] = [
         (&["malloc:///ram0"], 1, "uri cannot be \"malloc:///ram0\": no size is given"),
         (&["ceph:///a"], 1, "unknown scheme"),
-        (&["pcie:///0000:01:00.0"], 1, "pcie devices are not built yet"),
+        (&["pcie:///ffff:ff:1f.7"], 1, "there is no PCI device ffff:ff:1f.7"),
         (&["aio:///no/such/disk"], 1, "device aio:///no/such/disk: cannot open"),
         (&["malloc:///a?size_mb=1000000000"], 1, "device malloc:///a?size_mb=1000000000: "),
         (&["--cores", "1023"], 1, "core 1023 is not among the cores this process may use"),
