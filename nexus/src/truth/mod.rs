@@ -9,9 +9,17 @@
 //! An implementation never blocks and never completes inside `begin_…`: what it has decided it says
 //! in [`Truth::poll`].
 
+pub mod activity;
+pub mod assembly;
+#[cfg(test)]
+mod explore;
 pub mod label;
 pub mod names;
+pub mod owner;
+mod planted;
+pub mod quorum;
 pub mod region_map;
+pub mod voter;
 
 use std::fmt::Debug;
 
