@@ -123,6 +123,8 @@ fn namespace(info: NamespaceInfo) -> v1::Namespace {
         ana_state: state.into(),
         block_bytes: info.block_bytes,
         blocks: info.blocks,
+        reservation_failures: info.reservation_failures.count,
+        reservation_failure: info.reservation_failures.first.unwrap_or_default(),
     }
 }
 

@@ -7,6 +7,8 @@ use reactor::cores::CoreId;
 use reactor::counters::CoreCounters;
 use uuid::Uuid;
 
+use nvmf::target::reservation::SaveFailures;
+
 use super::{Access, AnaState, Failure, HostChoice, Lateness, RuleSet};
 
 /// The answer to a command that was carried out.
@@ -117,6 +119,8 @@ pub struct NamespaceInfo {
     pub block_bytes: u32,
     /// Number of blocks when its device was last looked at.
     pub blocks: u64,
+    /// How often its reservations could not be stored, and the first such error.
+    pub reservation_failures: SaveFailures,
 }
 
 /// An address that is listened on.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bdev::BlockDevice;
 use nvmf::fabrics::Nqn;
+use nvmf::target::allocation::KnownAllocation;
 use nvmf::target::namespace::Namespace;
 use nvmf::target::namespace::NamespaceId;
 use nvmf::target::reservation::KeptReservations;
@@ -130,22 +131,23 @@ impl Shared {
         present(&mut state, name)?;
         state = self.when_idle(state, device, deadline)?;
         let wanted = Wanted { nqn, device, id, uuid, access: asked.access };
-        let mut kept: Option<(Uuid, Arc<KeptReservations>)> = None;
+        let mut learnt: Option<(Uuid, Learnt)> = None;
         let id = loop {
             let (id, is_new) = wanted.place(&mut state)?;
             if !is_new {
                 break id;
             }
             let (top, uuid) = wanted.identity(&state, id)?;
-            if let Some((_, reservations)) = kept.take_if(|(known, _)| *known == uuid) {
-                wanted.insert(&mut state, id, reservations, self.options.cores)?;
+            if let Some((_, learnt)) = learnt.take_if(|(known, _)| *known == uuid) {
+                wanted.insert(&mut state, id, learnt, self.options.cores)?;
                 self.publish(&mut state);
                 break id;
             }
+            wanted.check_identity(&state, uuid)?;
             // To read what a device has kept takes as long as the device does: without the lock,
             // and then all is looked at anew.
             drop(state);
-            kept = Some((uuid, Arc::new(wanted.load(&*top, uuid)?)));
+            learnt = Some((uuid, wanted.load(&*top, uuid)?));
             state = self.lock();
             present(&mut state, name)?;
             state = self.when_idle(state, device, deadline)?;
@@ -376,20 +378,26 @@ impl Wanted<'_> {
         Ok((stack.top(), uuid))
     }
 
-    /// The reservations that the device has kept. Blocks.
-    fn load(&self, top: &dyn BlockDevice, uuid: Uuid) -> Result<KeptReservations, CommandError> {
-        KeptReservations::load(top, uuid).map_err(|error| CommandError::Invalid {
+    /// The reservations that the device has kept, and what it knows of its blocks. Blocks.
+    fn load(&self, top: &dyn BlockDevice, uuid: Uuid) -> Result<Learnt, CommandError> {
+        let reservations = KeptReservations::load(top, uuid);
+        let reservations = reservations.map_err(|error| CommandError::Invalid {
             field: "device",
             value: self.device.to_owned(),
             advice: error.to_string(),
-        })
+        })?;
+        let allocation = KnownAllocation::of(top).map_err(|source| CommandError::Thread {
+            purpose: format!("device {}", self.device),
+            source: Arc::new(source),
+        })?;
+        Ok(Learnt { reservations: Arc::new(reservations), allocation: Arc::new(allocation) })
     }
 
     fn insert(
         &self,
         state: &mut Guard<'_>,
         id: NamespaceId,
-        reservations: Arc<KeptReservations>,
+        Learnt { reservations, allocation }: Learnt,
         cores: usize,
     ) -> Result<(), CommandError> {
         let (top, uuid) = self.identity(state, id)?;
@@ -406,6 +414,7 @@ impl Wanted<'_> {
             ana: subsystem.ana,
             statistics: Arc::new(NamespaceStatistics::new(cores)),
             reservations,
+            allocation,
             gone_since: None,
         };
         subsystem.namespaces.insert(id.0, namespace);
@@ -414,9 +423,15 @@ impl Wanted<'_> {
     }
 
     /// A host takes two namespaces with one identity for one: so none is given twice, but to the
-    /// same device in different subsystems, which are ways for different hosts.
+    /// same device in different subsystems, which are ways for different hosts. One that is going
+    /// is waited for: its last record of reservations may not be on the medium yet.
     fn check_identity(&self, state: &Guard<'_>, uuid: Uuid) -> Result<(), CommandError> {
         for (nqn, subsystem) in &state.model.subsystems {
+            let mut namespaces = subsystem.namespaces.iter();
+            let going = namespaces.find(|(_, one)| one.uuid == uuid && one.gone_since.is_some());
+            if let Some((id, _)) = going {
+                return Err(is_going(Object::Namespace, of(nqn, NamespaceId(*id))));
+            }
             let twin = subsystem.namespaces.iter().find(|(_, one)| {
                 one.uuid == uuid && (one.device != self.device || subsystem.nqn == self.nqn)
             });
@@ -432,6 +447,12 @@ impl Wanted<'_> {
         }
         Ok(())
     }
+}
+
+/// What a device says of itself when a namespace is made of it.
+struct Learnt {
+    reservations: Arc<KeptReservations>,
+    allocation: Arc<KnownAllocation>,
 }
 
 /// A subsystem that is not going.

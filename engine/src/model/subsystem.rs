@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bdev::BlockDevice;
 use nvmf::fabrics::Nqn;
 use nvmf::target::SubsystemId;
+use nvmf::target::allocation::KnownAllocation;
 use nvmf::target::limits::TargetLimits;
 use nvmf::target::namespace::{Namespace, NamespaceId};
 use nvmf::target::reservation::KeptReservations;
@@ -36,6 +37,7 @@ pub(crate) struct NamespaceEntry {
     pub ana: AnaState,
     pub statistics: Arc<NamespaceStatistics>,
     pub reservations: Arc<KeptReservations>,
+    pub allocation: Arc<KnownAllocation>,
     /// The first description without it, once it was removed.
     pub gone_since: Option<Generation>,
 }
@@ -83,6 +85,7 @@ impl SubsystemEntry {
                 geometry: device.geometry,
                 statistics: Arc::clone(&one.statistics),
                 reservations: Arc::clone(&one.reservations),
+                allocation: Arc::clone(&one.allocation),
             }
         });
         let hosts = match self.policy {
@@ -154,6 +157,7 @@ impl NamespaceEntry {
             ana: self.ana,
             block_bytes: geometry.map_or(0, |geometry| geometry.block_bytes),
             blocks: geometry.map_or(0, |geometry| geometry.blocks),
+            reservation_failures: self.reservations.failures(),
         }
     }
 }

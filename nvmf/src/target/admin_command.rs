@@ -101,6 +101,9 @@ impl Connection {
                 self.complete_read(step, slot, result);
             }
             AdminOutcome::Held => request.state = RequestState::Held,
+            AdminOutcome::Allocation { namespace, range } => {
+                self.ask_allocation(step, slot, namespace, range);
+            }
             AdminOutcome::Persistence { namespace, change } => {
                 self.ask_persistence(step, slot, namespace, change);
             }

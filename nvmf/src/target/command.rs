@@ -12,6 +12,7 @@ use bdev::{Completion, Io, Memory, Status};
 use zerocopy::FromBytes;
 
 use super::admin::{self, ConnectRequest, Refusal, RequestedController};
+use super::allocation::command as allocation;
 use super::connection::{self, Connection, Queue};
 use super::data_pointer;
 use super::description::SubsystemId;
@@ -98,7 +99,9 @@ impl Connection {
             let Some(subsystem) = step.core.description.subsystems.get(&id) else {
                 return Plan::fail(Status::INTERNAL_ERROR);
             };
-            return match admin::transfer_of(command, subsystem.limits()) {
+            let is_there = allocation::check_announced(subsystem, command);
+            let transfer = || admin::transfer_of(command, subsystem.limits());
+            return match is_there.and_then(|()| transfer()) {
                 Ok(transfer) => Plan { action: Action::Admin, transfer: transfer.into() },
                 Err(status) => Plan::fail(status.with_do_not_retry()),
             };

@@ -188,6 +188,7 @@ impl TargetCore {
         }
         self.decide_connects();
         self.expire_reservations(cx);
+        self.expire_looks(cx);
         self.state.roots.publish();
         self.state.error_reports_left = ERROR_REPORTS_PER_SWEEP;
         for admin in self.connections.iter_mut().filter_map(|(_, one)| one.admin.as_mut()) {
@@ -366,7 +367,8 @@ impl Service for TargetCore {
             Some(keeping) if keeping.is_storing() => self.take_stored(cx),
             _ => 0,
         };
-        stored + self.poll_roots(cx)
+        let looks = if self.state.looks.is_waiting() { self.take_looks(cx) } else { 0 };
+        stored + looks + self.poll_roots(cx)
     }
 
     fn send(&mut self, cx: &mut Cx) -> usize {
@@ -430,7 +432,8 @@ impl Service for TargetCore {
             Some(keeping) if keeping.is_storing() => Wake::At(cx.now() + STORE_LOOK_INTERVAL),
             _ => Wake::Never,
         };
-        self.state.roots.wake(stopping.soonest(storing))
+        let looking = self.state.looks.wake(cx.now());
+        self.state.roots.wake(stopping.soonest(storing).soonest(looking))
     }
 
     fn arm(&mut self, cx: &mut Cx) -> bool {

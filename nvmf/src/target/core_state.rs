@@ -12,6 +12,7 @@ use reactor::mesh::{CoreIndex, Peers};
 use reactor::slab::SlotId;
 
 use super::admin::ErrorReport;
+use super::allocation::looks::Looks;
 use super::answers::Answers;
 use super::closing::Closing;
 use super::connection::{CONNECTIONS_PER_CORE_MAX, Connection, ConnectionState};
@@ -39,6 +40,8 @@ pub(super) struct CoreState {
     pub roots: Roots,
     /// What reservations let hosts do.
     pub rights: Rights,
+    /// Devices that are being asked what is allocated.
+    pub looks: Looks,
     pub answers: Answers,
     pub peers: Peers<Message>,
     /// Messages that found a ring full, in order; sent before anything newer.
@@ -63,6 +66,7 @@ impl CoreState {
         let capacity = CONNECTIONS_PER_CORE_MAX as usize;
         CoreState {
             rights: Rights::of(&description),
+            looks: Looks::none(),
             description,
             roots: Roots::new(peers.own()),
             answers: Answers::new(),

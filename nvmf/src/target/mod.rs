@@ -18,6 +18,7 @@ pub mod admin;
 mod admin_command;
 #[cfg(test)]
 mod admin_command_tests;
+pub mod allocation;
 mod answers;
 mod apply;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use bdev::{BlockDevice, Geometry, Limits, Status};
 use reactor::slab::SlotId;
 use uuid::{Uuid, uuid};
 
+use super::allocation::KnownAllocation;
 use super::reservation::KeptReservations;
 use super::statistics::NamespaceStatistics;
 use crate::fabrics::Nqn;
@@ -51,6 +52,8 @@ pub struct Namespace {
     pub statistics: Arc<NamespaceStatistics>,
     /// The reservations that it starts with, and where they are kept.
     pub reservations: Arc<KeptReservations>,
+    /// What is known of the blocks of its device.
+    pub allocation: Arc<KnownAllocation>,
 }
 
 /// The way of a queue to a namespace: looked up for every command.
@@ -84,6 +87,7 @@ impl Namespace {
             geometry: device.geometry(),
             statistics: Arc::new(NamespaceStatistics::new(0)),
             reservations: Arc::new(KeptReservations::none()),
+            allocation: Arc::new(KnownAllocation::at_once(&*device)),
             device,
         }
     }
@@ -97,6 +101,17 @@ impl Namespace {
     pub fn with_kept_reservations(self) -> Result<Self, StoreError> {
         let reservations = KeptReservations::load(&*self.device, self.uuid)?;
         Ok(Self { reservations: Arc::new(reservations), ..self })
+    }
+
+    /// The same with what its device knows of its blocks, where it takes a thread to ask. On a
+    /// control thread, as [`Namespace::with_kept_reservations`].
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn with_known_allocation(self) -> std::io::Result<Self> {
+        let allocation = KnownAllocation::of(&*self.device)?;
+        Ok(Self { allocation: Arc::new(allocation), ..self })
     }
 
     /// The identity of a namespace whose device has none: the same for the same names, always.

@@ -174,6 +174,13 @@ impl Subsystem {
         self.namespaces().iter().any(|namespace| namespace.limits().volatile_cache)
     }
 
+    /// Whether the device of every namespace knows which of its blocks are allocated, so that hosts
+    /// may ask. They are told so of the controller, not of each namespace.
+    pub fn knows_allocation(&self) -> bool {
+        let mut namespaces = self.namespaces().iter();
+        !self.namespaces().is_empty() && namespaces.all(|one| one.allocation.is_known())
+    }
+
     /// What hosts have moved through its namespaces.
     pub fn statistics(&self) -> IoStatistics {
         let each = self.namespaces().iter().map(|namespace| namespace.statistics.total());

@@ -1,5 +1,5 @@
-//! The target is changed while a host is connected and under load: namespaces come, grow
-//! and go, the path gets worse and better, devices fail and stall, subsystems and portals come and go.
+//! The target is changed while a host is connected and under load: namespaces come, grow and go,
+//! the path gets worse and better, devices fail and stall, subsystems and portals come and go.
 
 #[cfg(test)]
 mod real_kernel {

@@ -4,6 +4,7 @@
 //! Base 2.0 chapters 3, 5 and 6.
 
 use bdev::Status;
+use bdev::allocation::Extent;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::identify::IDENTIFY_BYTES;
 use bdev::nvme::opcode::{AdminOpcode, FabricsType};
@@ -22,6 +23,7 @@ use super::properties::{ControllerState, Properties, QUIESCE_TIMEOUT};
 use super::transfer::{Direction, Transfer, transfer_of};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::ADMIN_QUEUE_ID;
+use crate::target::allocation::command::{self as allocation, Asked};
 use crate::target::namespace::NamespaceId;
 use crate::target::reservation::notifications::Notifications;
 use crate::target::statistics::IoStatistics;
@@ -63,6 +65,13 @@ pub enum AdminOutcome {
     },
     /// Later, by [`AdminController::next_event`].
     Held,
+    /// By the device of a namespace: which of these blocks are allocated.
+    Allocation {
+        /// The namespace.
+        namespace: NamespaceId,
+        /// The blocks.
+        range: Extent,
+    },
     /// By the keeper of reservations: whether those of a namespace outlive a loss of power.
     Persistence {
         /// The namespace, which may not exist.
@@ -202,6 +211,7 @@ impl AdminController {
         data_in: &[u8],
         data_out: &mut [u8],
     ) -> Result<(AdminOutcome, Effect), Status> {
+        allocation::check_announced(cx.subsystem, entry)?;
         let transfer = transfer_of(entry, cx.subsystem.limits())?;
         let (data_in, data_out) = buffers(transfer, data_in, data_out)?;
         let opcode = AdminOpcode::try_from(entry.opcode).map_err(|_| Status::INVALID_OPCODE)?;
@@ -242,6 +252,15 @@ impl AdminController {
                 self.events.hold(entry.command_id.get())?;
                 return Ok((AdminOutcome::Held, Effect::None));
             }
+            AdminOpcode::GetLbaStatus => match allocation::asked(cx.subsystem, entry)? {
+                Asked::Allocated(namespace, range) => {
+                    return Ok((AdminOutcome::Allocation { namespace, range }, Effect::None));
+                }
+                Asked::Nothing(condition) => {
+                    allocation::write_nothing(condition, data_out);
+                    0
+                }
+            },
             AdminOpcode::Abort => self.abort_command(entry),
             AdminOpcode::KeepAlive => 0,
             _ => return Err(Status::INVALID_OPCODE),

@@ -82,6 +82,9 @@ pub(super) fn fill_io(cx: &IdentifyContext<'_>, out: &mut [u8; IDENTIFY_BYTES]) 
             | field::COPY
             | TIMESTAMP,
     );
+    if subsystem.knows_allocation() {
+        data.admin_commands = U16::new(field::GET_LBA_STATUS);
+    }
     data.volatile_write_cache = field::FLUSH_ALL_UNSUPPORTED;
     if subsystem.has_volatile_cache() {
         data.volatile_write_cache |= field::WRITE_CACHE_PRESENT;

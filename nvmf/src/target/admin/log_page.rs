@@ -147,7 +147,7 @@ pub(super) fn read(
         page::SMART => smart(cx.statistics, cx.errors.count()),
         page::FIRMWARE_SLOT => firmware_slots(),
         page::CHANGED_NAMESPACES => changed_namespaces(cx.changed_namespaces),
-        page::COMMAND_EFFECTS => command_effects(command_set(entry))?,
+        page::COMMAND_EFFECTS => command_effects(cx.subsystem, command_set(entry))?,
         page::RESERVATION_NOTIFICATION => cx.notifications.page().as_bytes().to_vec(),
         page::ANA => ana(cx, request.specific),
         page::FEATURE_EFFECTS => table(&features::supported_by(cx.subsystem), |feature| {
@@ -210,13 +210,17 @@ fn changed_namespaces(changed: &ChangedNamespaces) -> Vec<u8> {
     log.as_bytes().to_vec()
 }
 
-fn command_effects(command_set: u8) -> Result<Vec<u8>, Status> {
+fn command_effects(subsystem: &Subsystem, command_set: u8) -> Result<Vec<u8>, Status> {
     if command_set != COMMAND_SET_NVM {
         return Err(Status::INVALID_FIELD);
     }
     let mut log = CommandEffectsLog::new_zeroed();
     for opcode in ADMIN_COMMANDS {
         log.admin[usize::from(opcode.value())] = U32::new(effect::SUPPORTED);
+    }
+    if subsystem.knows_allocation() {
+        let opcode = AdminOpcode::GetLbaStatus.value();
+        log.admin[usize::from(opcode)] = U32::new(effect::SUPPORTED);
     }
     for opcode in READING_COMMANDS {
         log.io[usize::from(opcode.value())] = U32::new(effect::SUPPORTED);

@@ -11,6 +11,7 @@ use bdev::nvme::opcode::{AdminOpcode, FabricsType};
 use bdev::nvme::sgl::Sgl;
 
 use super::{features, log_page};
+use crate::target::allocation::command as allocation;
 use crate::target::limits::{ADMIN_IN_CAPSULE_BYTES, TargetLimits};
 
 /// Which way data goes.
@@ -58,6 +59,7 @@ pub fn transfer_of(entry: &SubmissionEntry, limits: &TargetLimits) -> Result<Tra
         AdminOpcode::Fabrics => return fabrics_transfer(entry),
         AdminOpcode::Identify => Some(to_host(IDENTIFY_BYTES as u32)),
         AdminOpcode::GetLogPage => Some(to_host(log_page::requested_bytes(entry, limits)?)),
+        AdminOpcode::GetLbaStatus => Some(to_host(allocation::requested_bytes(entry, limits)?)),
         AdminOpcode::GetFeatures => features::get_bytes(entry)?.map(to_host),
         AdminOpcode::SetFeatures => features::set_bytes(entry)?.map(from_host),
         AdminOpcode::Abort | AdminOpcode::AsyncEventRequest | AdminOpcode::KeepAlive => None,

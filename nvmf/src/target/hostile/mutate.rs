@@ -1,6 +1,7 @@
 //! Commands that a host may send, and what can be done to a PDU.
 
 use bdev::nvme::command::SubmissionEntry;
+use bdev::nvme::lba_status::GetLbaStatus;
 use bdev::nvme::sgl::SglDescriptor;
 use reactor::random::Random;
 
@@ -21,6 +22,9 @@ fn sgl_of(opcode: u8, bytes: u32, random: &mut Random) -> (SglDescriptor, usize)
 
 /// A valid I/O command and the length of its in-capsule data.
 pub(super) fn io_command(command_id: u16, random: &mut Random) -> (SubmissionEntry, usize) {
+    if random.chance(0.15) {
+        return reservation(command_id, random);
+    }
     const OPCODES: [u8; 10] = [0x00, 0x01, 0x01, 0x02, 0x02, 0x05, 0x08, 0x09, 0x0c, 0x19];
     let opcode = OPCODES[random.below(OPCODES.len() as u64) as usize];
     let blocks_max = if random.chance(0.3) { 256 } else { 16 };
@@ -59,6 +63,31 @@ pub(super) fn io_command(command_id: u16, random: &mut Random) -> (SubmissionEnt
     }
 }
 
+/// A reservation command, of which most are refused: its keys are whatever the data happens to be.
+fn reservation(command_id: u16, random: &mut Random) -> (SubmissionEntry, usize) {
+    const OPCODES: [u8; 4] = [0x0d, 0x0e, 0x11, 0x15];
+    let opcode = OPCODES[random.below(OPCODES.len() as u64) as usize];
+    let bytes = match opcode {
+        0x0e => 4 * (1 + random.below(256) as u32),
+        0x15 => 8,
+        _ => 16,
+    };
+    let (sgl, data_bytes) = sgl_of(opcode, bytes, random);
+    let mut command = SubmissionEntry::new(opcode, command_id, 1).with_sgl(sgl);
+    let action = random.below(4) as u32;
+    let ignores_key = u32::from(random.chance(0.7)) << 3;
+    let kind = random.below(8) as u32;
+    match opcode {
+        0x0e => {
+            command.cdw10.set(bytes / 4 - 1);
+            command.cdw11.set(u32::from(random.chance(0.8)));
+        }
+        0x0d => command.cdw10.set(action | ignores_key | kind << 29),
+        _ => command.cdw10.set(action | ignores_key | kind << 8),
+    }
+    (command, data_bytes)
+}
+
 /// Both halves of a fused compare and write, and the lengths of their in-capsule data.
 pub(super) fn fused_pair(first_id: u16, random: &mut Random) -> [(SubmissionEntry, usize); 2] {
     let blocks = 1 + random.below(8) as u32;
@@ -78,7 +107,8 @@ pub(super) fn admin_command(command_id: u16, random: &mut Random) -> (Submission
     let new = |opcode, namespace_id, bytes| {
         SubmissionEntry::new(opcode, command_id, namespace_id).with_sgl(block(bytes))
     };
-    let mut command = match random.below(10) {
+    let mut command = match random.below(11) {
+        10 => return (lba_status(command_id, random), 0),
         9 => {
             // Number of queues.
             let mut command = new(0x09, 0, 0);
@@ -117,6 +147,19 @@ pub(super) fn admin_command(command_id: u16, random: &mut Random) -> (Submission
         }
     }
     (command, 0)
+}
+
+/// A Get LBA Status.
+fn lba_status(command_id: u16, random: &mut Random) -> SubmissionEntry {
+    const ACTIONS: [u8; 5] = [0x02, 0x02, 0x10, 0x11, 0x00];
+    let asked = GetLbaStatus {
+        lba: random.below(DISK_BLOCKS + 8),
+        blocks: random.below(16) as u16,
+        action: ACTIONS[random.below(ACTIONS.len() as u64) as usize],
+        bytes: 4 * (1 + random.below(1024)),
+    };
+    let sgl = SglDescriptor::transport_data_block(4096);
+    SubmissionEntry::for_lba_status(command_id, 1, asked).with_sgl(sgl)
 }
 
 /// A Property Set of CC: enable, reset, shutdown, or both of these.

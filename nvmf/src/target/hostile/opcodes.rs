@@ -85,6 +85,8 @@ fn admin_answer(opcode: u8) -> Answer {
         0x08 | 0x18 => ends(Status::SUCCESS),
         // Logs are of the controller, not of namespace 1, and feature 0 is none.
         0x02 | 0x09 | 0x0a => ends(Status::INVALID_FIELD),
+        // Action 0 is none; the device knows what is allocated.
+        0x86 => ends(Status::INVALID_FIELD),
         0x0c => Answer::Held,
         0x7f => ends(Status::COMMAND_SEQUENCE_ERROR),
         _ => ends(Status::INVALID_OPCODE),
@@ -94,7 +96,9 @@ fn admin_answer(opcode: u8) -> Answer {
 /// The same while it is not: the opcode and the descriptor are judged, and then the state.
 fn idle_answer(opcode: u8) -> Answer {
     match opcode {
-        0x02 | 0x06 | 0x08 | 0x09 | 0x0a | 0x0c | 0x18 => ends(Status::COMMAND_SEQUENCE_ERROR),
+        0x02 | 0x06 | 0x08 | 0x09 | 0x0a | 0x0c | 0x18 | 0x86 => {
+            ends(Status::COMMAND_SEQUENCE_ERROR)
+        }
         _ => admin_answer(opcode),
     }
 }

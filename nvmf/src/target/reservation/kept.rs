@@ -5,8 +5,10 @@
 //! up no other namespace. The home core gives it one record at a time and looks for results
 //! between passes.
 
-use std::sync::Arc;
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 
 use bdev::BlockDevice;
 use bdev::reservation::keeper::StoreResult;
@@ -38,12 +40,31 @@ struct Job {
 pub struct KeptReservations {
     initial: Reservations,
     jobs: Option<SyncSender<Job>>,
+    /// Shared with the thread, and read by control threads; no core looks at it.
+    failures: Arc<Failures>,
+}
+
+/// How often reservations could not be stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SaveFailures {
+    /// Since the namespace was made.
+    pub count: u64,
+    /// What was wrong the first time, with its cause.
+    pub first: Option<String>,
+}
+
+/// The same as the thread notes it.
+#[derive(Debug, Default)]
+struct Failures {
+    count: AtomicU64,
+    first: OnceLock<String>,
 }
 
 impl KeptReservations {
     /// None at the start, and none is kept through a loss of power.
     pub fn none() -> Self {
-        Self { initial: Reservations::new(Persistence::Unsupported), jobs: None }
+        let initial = Reservations::new(Persistence::Unsupported);
+        Self { initial, jobs: None, failures: Arc::default() }
     }
 
     /// Those that the device has kept for the namespace of this identity. Blocks.
@@ -53,16 +74,24 @@ impl KeptReservations {
     /// There is a record and it cannot be used, or the system gives no thread.
     pub fn load(device: &dyn BlockDevice, namespace: Uuid) -> Result<Self, StoreError> {
         let initial = reservation::load(device, namespace)?;
+        let failures = Arc::default();
         let jobs = match device.reservation_store() {
-            Some(store) => Some(start(store, namespace)?),
+            Some(store) => Some(start(store, namespace, Arc::clone(&failures))?),
             None => None,
         };
-        Ok(Self { initial, jobs })
+        Ok(Self { initial, jobs, failures })
     }
 
     /// What there was when the device was shared.
     pub fn initial(&self) -> &Reservations {
         &self.initial
+    }
+
+    /// How often they could not be stored. On a control thread.
+    pub fn failures(&self) -> SaveFailures {
+        // Relaxed, as where it is counted: a number by itself.
+        let count = self.failures.count.load(Ordering::Relaxed);
+        SaveFailures { count, first: self.failures.first.get().cloned() }
     }
 
     /// Whether reservations can be kept through a loss of power.
@@ -78,14 +107,22 @@ impl KeptReservations {
 }
 
 /// Starts the thread; it ends with the last that could give it something.
-fn start(store: Arc<dyn ReservationStore>, namespace: Uuid) -> Result<SyncSender<Job>, StoreError> {
+fn start(
+    store: Arc<dyn ReservationStore>,
+    namespace: Uuid,
+    failures: Arc<Failures>,
+) -> Result<SyncSender<Job>, StoreError> {
     let (jobs, waiting): (_, Receiver<Job>) = sync_channel(JOBS_MAX);
     let place = store.place();
     let run = move || {
         for Job { ticket, record, results } in waiting {
             let result = match store.save(namespace, &record) {
                 Ok(()) => StoreResult::Stored,
-                Err(_) => StoreResult::Failed,
+                Err(error) => {
+                    failures.first.get_or_init(|| in_words(&error));
+                    failures.count.fetch_add(1, Ordering::Relaxed);
+                    StoreResult::Failed
+                }
             };
             // Fails only when the target is gone, and nobody waits for it.
             let _ = results.send((ticket, result));
@@ -97,4 +134,12 @@ fn start(store: Arc<dyn ReservationStore>, namespace: Uuid) -> Result<SyncSender
         .spawn(run)
         .map_err(|source| StoreError::System { action: "start a thread for", place, source })?;
     Ok(jobs)
+}
+
+/// An error with its cause.
+fn in_words(error: &StoreError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }

@@ -25,4 +25,4 @@ pub(super) mod rights;
 #[cfg(test)]
 mod tests;
 
-pub use kept::KeptReservations;
+pub use kept::{KeptReservations, SaveFailures};

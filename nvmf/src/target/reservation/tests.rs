@@ -74,6 +74,25 @@ fn a_registration_outlives_the_controllers_of_its_host() {
 }
 
 #[test]
+fn a_registration_and_what_it_holds_outlive_a_reset_of_the_controller() {
+    let mut world = World::new(Nanos(0));
+    let (mut one, mut other) = (world.host(1), world.host(2));
+    world.register(&mut one, 7);
+    world.acquire(&mut one, 7, ReservationType::ExclusiveAccess);
+    let before = world.report(&mut one);
+    world.reset(&mut one, 1);
+    assert_eq!(world.report(&mut one), before);
+    for core in 0..CORES {
+        assert_eq!(world.run(&mut other, core, io(0x02, 512), &[]), conflict());
+        assert_eq!(world.run(&mut one, core, io(0x01, 512), &[4; 512]), Status::SUCCESS);
+    }
+    world.reset(&mut other, 2);
+    assert_eq!(world.run(&mut other, 1, io(0x02, 512), &[]), conflict(), "nor is it a way in");
+    assert_eq!(world.release(&mut one, 7, 2), Status::SUCCESS);
+    assert_eq!(world.run(&mut other, 0, io(0x02, 512), &[]), Status::SUCCESS);
+}
+
+#[test]
 fn namespaces_are_reserved_apart() {
     let mut world = World::new(Nanos(0));
     let (mut one, mut other) = (world.host(1), world.host(2));

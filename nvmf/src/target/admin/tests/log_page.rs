@@ -3,6 +3,7 @@
 use bdev::nvme::log_page::AnaState;
 
 use super::*;
+use crate::target::allocation::command::check_announced;
 use crate::target::testing::{TestDevice, config_of};
 
 fn log(page: u32, len: u32, offset: u64) -> SubmissionEntry {
@@ -116,7 +117,8 @@ fn the_commands_that_are_listed_are_those_that_are_executed() {
         let entry = SubmissionEntry::new(opcode, 1, 0);
         let entry = entry.with_sgl(SglDescriptor::transport_data_block(0));
         let limits = *host.subsystem.limits();
-        let is_known = transfer_of(&entry, &limits) != Err(Status::INVALID_OPCODE);
+        let is_announced = check_announced(&host.subsystem, &entry).is_ok();
+        let is_known = is_announced && transfer_of(&entry, &limits) != Err(Status::INVALID_OPCODE);
         assert_eq!(is_known, admin.contains(&usize::from(opcode)), "opcode {opcode:#x}");
     }
     let io = [0, 1, 2, 5, 8, 9, 0x0c, 0x0d, 0x0e, 0x11, 0x15, 0x19];

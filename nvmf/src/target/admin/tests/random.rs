@@ -5,6 +5,7 @@ use bdev::nvme::sgl::Sgl;
 use proptest::prelude::*;
 
 use super::*;
+use crate::target::allocation::command::check_announced;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -90,7 +91,8 @@ fn step() -> impl Strategy<Value = Step> {
 fn check_command(host: &mut Host, entry: &SubmissionEntry) -> Result<bool, TestCaseError> {
     const GUARD: u8 = 0x5a;
     let limits = *host.subsystem.limits();
-    let transfer = transfer_of(entry, &limits);
+    let announced = check_announced(&host.subsystem, entry);
+    let transfer = announced.and_then(|()| transfer_of(entry, &limits));
     let (len_in, len_out) = match transfer {
         Ok(Transfer::Data { direction: Direction::HostToController, len_bytes, .. }) => {
             (len_bytes, 0)
@@ -121,7 +123,8 @@ fn check_command(host: &mut Host, entry: &SubmissionEntry) -> Result<bool, TestC
                 prop_assert!(status.has_code(expected));
             }
         }
-        AdminOutcome::Held | AdminOutcome::Persistence { .. } => {}
+        AdminOutcome::Held | AdminOutcome::Persistence { .. } | AdminOutcome::Allocation { .. } => {
+        }
     }
     Ok(outcome == AdminOutcome::Held)
 }

@@ -14,6 +14,7 @@ use super::world::*;
 /// CPTPL: kept through power loss, and not.
 const KEEP: u32 = 3 << 30;
 const LOSE: u32 = 2 << 30;
+const NO_NAMESPACE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_do_not_retry();
 const EXCLUSIVE: ReservationType = ReservationType::ExclusiveAccess;
 
 /// A medium for one record. Each save waits to be let through, and fails if it is told to.
@@ -126,10 +127,38 @@ fn what_cannot_be_stored_has_not_happened() {
     let mut one = world.host(1);
     let failed = stored(&mut world, &mut one, 0x0d, KEEP, &keys(0, 7));
     assert_eq!(failed, Status::INTERNAL_ERROR, "to be tried again");
+    let failures = world.kept(1).failures();
+    assert_eq!(failures.count, 1);
+    let words = failures.first.unwrap();
+    assert!(words.contains("cannot write") && words.contains("memory"), "{words}");
     assert_eq!(world.report(&mut one).entries, []);
     gate.send(true).unwrap();
     assert_eq!(stored(&mut world, &mut one, 0x0d, KEEP, &keys(0, 7)), Status::SUCCESS);
     assert_eq!(world.report(&mut one).entries.len(), 1);
+}
+
+#[test]
+fn a_namespace_that_comes_back_amid_a_save_starts_with_what_was_saved() {
+    let (medium, gate) = medium();
+    let mut world = world(&medium);
+    let mut one = world.host(1);
+    world.send(&mut one, 1, reservation(0x0d, KEEP), &keys(0, 7));
+    assert!(world.is_silent(&mut one, 1));
+    world.serve(&[2]);
+    assert_eq!(world.completion(&mut one, 1), NO_NAMESPACE);
+    assert!(!world.is_settled(), "its record is not to be loaded yet");
+    gate.send(true).unwrap();
+    for _ in 0..10_000 {
+        world.harness.pump();
+        if world.is_settled() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(world.is_settled());
+    world.serve_anew();
+    let report = world.report(&mut one);
+    assert_eq!(report.entries.iter().map(|entry| entry.key).collect::<Vec<_>>(), [7]);
 }
 
 #[test]

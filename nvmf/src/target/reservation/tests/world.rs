@@ -18,6 +18,7 @@ use crate::pdu::{DataRange, Digests, Flags, H2cData, PduKind, ReadyToTransfer};
 use crate::target::TargetDescription;
 use crate::target::harness::Harness;
 use crate::target::namespace::{Access, Namespace, NamespaceId};
+use crate::target::reservation::KeptReservations;
 use crate::target::subsystem::{Subsystem, SubsystemConfig, SubsystemKind};
 use crate::target::tests::{Host, SUBSYSTEM};
 
@@ -157,6 +158,24 @@ pub fn ram(lateness: Nanos) -> Arc<dyn BlockDevice> {
     Arc::new(Delay::new(ram, RuleSet { rules: vec![rule], ..RuleSet::default() }))
 }
 
+/// Namespaces 1 and 2, with what their devices have kept.
+fn loaded(devices: &[Arc<dyn BlockDevice>; 2]) -> Vec<Namespace> {
+    let nqn: Nqn = SUBSYSTEM.parse().unwrap();
+    let namespace = |(id, device): (u32, &Arc<dyn BlockDevice>)| {
+        let device = Arc::clone(device);
+        let namespace = Namespace::new(&nqn, NamespaceId(id), device, Access::ReadWrite);
+        namespace.with_kept_reservations().unwrap()
+    };
+    (1..).zip(devices).map(namespace).collect()
+}
+
+fn described(namespaces: &[Namespace]) -> TargetDescription {
+    let nqn: Nqn = SUBSYSTEM.parse().unwrap();
+    let config = SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]);
+    let namespaces = namespaces.to_vec();
+    TargetDescription::new(vec![Subsystem::new(SubsystemConfig { namespaces, ..config }).unwrap()])
+}
+
 /// A host: a controller and a queue of it on each core.
 pub struct TestHost {
     pub admin: Host,
@@ -167,6 +186,8 @@ pub struct TestHost {
 
 pub struct World {
     pub harness: Harness,
+    devices: [Arc<dyn BlockDevice>; 2],
+    namespaces: Vec<Namespace>,
 }
 
 impl World {
@@ -182,16 +203,58 @@ impl World {
     }
 
     pub fn of(devices: [Arc<dyn BlockDevice>; 2]) -> World {
-        let nqn: Nqn = SUBSYSTEM.parse().unwrap();
-        let namespace = |(id, device)| {
-            let namespace = Namespace::new(&nqn, NamespaceId(id), device, Access::ReadWrite);
-            namespace.with_kept_reservations().unwrap()
-        };
-        let namespaces = (1..).zip(devices).map(namespace).collect();
-        let config = SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]);
-        let subsystem = Subsystem::new(SubsystemConfig { namespaces, ..config }).unwrap();
-        let description = TargetDescription::new(vec![subsystem]);
-        World { harness: Harness::with_cores(description, CORES) }
+        let namespaces = loaded(&devices);
+        let harness = Harness::with_cores(described(&namespaces), CORES);
+        World { harness, devices, namespaces }
+    }
+
+    /// What the namespace of this number keeps.
+    pub fn kept(&self, id: u32) -> &KeptReservations {
+        let found = self.namespaces.iter().find(|one| one.id == NamespaceId(id));
+        &found.unwrap().reservations
+    }
+
+    /// Serves the namespaces of these numbers and no others.
+    pub fn serve(&mut self, ids: &[u32]) {
+        self.namespaces.retain(|one| ids.contains(&one.id.0));
+        self.apply();
+    }
+
+    /// Serves both namespaces, with the reservations that their devices have kept by now.
+    pub fn serve_anew(&mut self) {
+        self.namespaces = loaded(&self.devices);
+        self.apply();
+    }
+
+    fn apply(&mut self) {
+        let description = Arc::new(described(&self.namespaces));
+        let Harness { core, cx, others, .. } = &mut self.harness;
+        core.apply(cx, Arc::clone(&description)).unwrap();
+        for other in others {
+            other.core.apply(&mut other.cx, Arc::clone(&description)).unwrap();
+        }
+        self.harness.pump();
+    }
+
+    /// Whether nothing is left of what was served before.
+    pub fn is_settled(&self) -> bool {
+        let others = &self.harness.others;
+        self.harness.core.is_settled() && others.iter().all(|one| one.core.is_settled())
+    }
+
+    /// Disables the controller of a host, and enables it and connects its queues again.
+    pub fn reset(&mut self, host: &mut TestHost, number: u8) {
+        let mut disable = SubmissionEntry::new(0x7f, 2, 0);
+        disable.flags = 0x40;
+        disable.cdw11.set(0x14);
+        host.admin.command(&mut self.harness, disable, &[]);
+        assert!(host.admin.completion(&mut self.harness).status().is_success());
+        self.harness.pump();
+        assert!(host.queues.iter_mut().all(|queue| queue.end.is_closed()));
+        host.admin.enable(&mut self.harness);
+        let controller = host.controller_id;
+        let queue = |core| self.connect(core, number, 1 + core as u16, controller).0;
+        host.queues = (0..CORES).map(queue).collect();
     }
 
     fn connect(&mut self, core: usize, number: u8, queue_id: u16, controller: u16) -> (Host, u16) {
