@@ -13,6 +13,7 @@ pub mod identity;
 pub mod live;
 pub mod open_files;
 pub mod options;
+pub mod setup;
 pub mod signals;
 pub mod target;
 
@@ -39,9 +40,14 @@ pub fn run() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let outcome = match options.command {
-        Command::Target(options) => target::run(&options),
-    };
+    match options.command {
+        Command::Target(options) => end(target::run(&options)),
+        Command::Setup(options) => end(setup::run(&options)),
+    }
+}
+
+/// The exit code, after a line for a failure.
+fn end<E: std::error::Error>(outcome: Result<(), E>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -19,6 +19,7 @@ use reactor::reactor::IdlePolicy;
 
 use crate::grpc::GrpcOptions;
 use crate::identity;
+use crate::setup::options::SetupOptions;
 
 /// What is served when no device is named.
 pub const DEVICE_DEFAULT: &str = "malloc:///ram0?size_mb=1024";
@@ -36,7 +37,9 @@ pub struct Options {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serves devices to NVMe/TCP hosts until it is asked to end (SIGTERM, SIGINT)
-    Target(TargetOptions),
+    Target(Box<TargetOptions>),
+    /// Says what this machine has and lacks for that; changes only what the options name
+    Setup(SetupOptions),
 }
 
 /// Options of `mayastor target`.
@@ -169,8 +172,10 @@ mod tests {
 
     fn parse(words: &str) -> Result<TargetOptions, clap::Error> {
         let words = format!("mayastor target {words}");
-        let Command::Target(target) = Options::try_parse_from(words.split_whitespace())?.command;
-        Ok(target)
+        match Options::try_parse_from(words.split_whitespace())?.command {
+            Command::Target(target) => Ok(*target),
+            Command::Setup(_) => panic!("another command"),
+        }
     }
 
     fn config(words: &str) -> (TargetConfig, OneSubsystem) {

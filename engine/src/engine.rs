@@ -7,6 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use crate::conductor::stage::{CoreSet, Stage};
 use crate::conductor::{Conductor, ConductorOptions};
 use crate::config::{ConfigError, TargetConfig};
 use crate::memory::{self, MemoryShortage};
+use crate::numa;
 use crate::portal::connect_line;
 use crate::registry::Registry;
 
@@ -150,8 +152,13 @@ impl Engine {
         let Ok(Reply::Devices(devices)) = self.execute(&Command::ListDevices) else {
             return Vec::new();
         };
-        let note = |device: DeviceInfo| Some(format!("{}: {}", device.name, device.about?));
-        devices.into_iter().filter_map(note).collect()
+        let cores: Vec<CoreId> = self.cores().collect();
+        let notes = |device: DeviceInfo| {
+            let far = numa::note(Path::new("/"), &device.uri, &cores);
+            let line = move |text: String| format!("{}: {text}", device.name);
+            device.about.into_iter().chain(far).map(line)
+        };
+        devices.into_iter().flat_map(notes).collect()
     }
 
     /// The commands with which a Linux host connects, ready to paste: for each subsystem, one for

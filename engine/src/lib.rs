@@ -15,6 +15,7 @@ pub mod engine;
 mod export;
 pub mod memory;
 mod model;
+mod numa;
 pub mod portal;
 pub mod registry;
 
