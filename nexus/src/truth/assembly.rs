@@ -352,3 +352,107 @@ pub fn force(
     };
     Ok(Forced { plan, discards: discards.collect(), is_excluded })
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::truth::label::{Cache, InSync, Shape};
+    use crate::truth::names::{Ballot, Generation, NexusId};
+    use crate::truth::quorum::tests::roster;
+
+    fn lineage(number: u128) -> Lineage {
+        Lineage(Uuid::from_u128(number))
+    }
+
+    fn half(roster: &Roster, epoch: u64, members: ChildSet) -> VoterHalf {
+        let electorate = roster.electorate(members, Policy::Majority);
+        let mut half = VoterHalf {
+            ballot: Ballot { epoch: Epoch(epoch), generation: Generation::default() },
+            current: electorate.clone(),
+            previous: electorate,
+            settled: true,
+            ..VoterHalf::default()
+        };
+        let (lineage, epoch) = (lineage(1), Epoch(1));
+        half.fork(Fork { lineage, epoch, cause: ForkCause::Created });
+        half
+    }
+
+    fn seen(roster: &Roster, place: ChildIndex, half: VoterHalf) -> Option<Seen> {
+        let session = Session { boot: Uuid::from_u128(1), cache: Cache::Volatile };
+        let shape = Shape::new(1 << 20, 512).unwrap();
+        let nexus = NexusId(Uuid::from_u128(8));
+        let mut label = Label::blank(roster.replica(place), nexus, shape, session);
+        label.in_sync = InSync { lineage: half.lineage, epoch: half.ballot.epoch };
+        (label.voter, label.state) = (half, DataState::Member);
+        Some(Seen { label, session })
+    }
+
+    fn pair() -> (Roster, ChildIndex, ChildIndex) {
+        (roster(2, true), ChildIndex::new(0).unwrap(), ChildIndex::new(1).unwrap())
+    }
+
+    #[test]
+    fn a_replica_that_was_left_behind_does_not_open_the_volume_and_says_who_is_missing() {
+        let (roster, zero, _) = pair();
+        let seen = [seen(&roster, zero, half(&roster, 1, roster.all())), None];
+        let survey = Survey { roster: &roster, seen: &seen, record: None };
+        let words = assemble(survey).unwrap_err().to_string();
+        assert!(words.contains("needs 2 votes") && words.contains("and has 1"), "{words}");
+        assert!(words.contains("000000000002, the record must answer, or --force"), "{words}");
+        let none = Survey { roster: &roster, seen: &[None, None], record: None };
+        assert_eq!(assemble(none), Err(Refusal::NoLabels));
+    }
+
+    #[test]
+    fn the_record_tells_a_replica_that_others_went_on_without_it() {
+        let (roster, zero, one) = pair();
+        let seen = [seen(&roster, zero, half(&roster, 1, roster.all())), None];
+        let record = half(&roster, 2, ChildSet::only(one));
+        let survey = Survey { roster: &roster, seen: &seen, record: Some(&record) };
+        let refusal = assemble(survey).unwrap_err();
+        assert!(matches!(refusal, Refusal::NoQuorum { epoch: 2, .. }), "{refusal}");
+    }
+
+    #[test]
+    fn force_begins_a_lineage_after_all_epochs_seen_and_lists_what_it_gives_up() {
+        let (roster, zero, one) = pair();
+        let old = seen(&roster, zero, half(&roster, 1, roster.all()));
+        let new = seen(&roster, one, half(&roster, 4, ChildSet::only(one)));
+        let seen = [old, new];
+        let survey = Survey { roster: &roster, seen: &seen, record: None };
+        let forced = force(survey, zero, lineage(2)).unwrap();
+        assert_eq!((forced.plan.epoch, forced.plan.members), (Epoch(5), ChildSet::only(zero)));
+        assert!(forced.is_excluded && forced.discards[0].ends_with("with epoch 4"));
+        let fork = forced.plan.newest.history.last().copied();
+        assert_eq!(fork.map(|fork| fork.cause), Some(ForkCause::Forced));
+        let none = Survey { seen: &[None, None], ..survey };
+        assert!(matches!(force(none, zero, lineage(2)), Err(ForceError::NotHere { .. })));
+    }
+
+    #[test]
+    fn a_copy_of_the_history_before_a_force_is_a_stranger_and_parted_ones_are_refused() {
+        let (roster, zero, one) = pair();
+        let forked = |number: u128, from: u64, epoch: u64, place| {
+            let mut half = half(&roster, epoch, ChildSet::only(place));
+            let (lineage, epoch) = (lineage(number), Epoch(from));
+            half.fork(Fork { lineage, epoch, cause: ForkCause::Forced });
+            half
+        };
+        let went_on = |epoch| {
+            let chosen = seen(&roster, zero, forked(2, 5, 5, zero));
+            let seen = [chosen, seen(&roster, one, half(&roster, epoch, ChildSet::only(one)))];
+            assemble(Survey { roster: &roster, seen: &seen, record: None }).unwrap()
+        };
+        assert_eq!(went_on(4).strangers, ChildSet::only(one));
+        assert_eq!(went_on(4).went_on, ChildSet::EMPTY);
+        assert_eq!(went_on(9).went_on, ChildSet::only(one));
+        assert_eq!(went_on(9).in_sync, ChildSet::only(zero));
+        let parted =
+            [seen(&roster, zero, forked(2, 5, 5, zero)), seen(&roster, one, forked(3, 5, 6, one))];
+        let survey = Survey { roster: &roster, seen: &parted, record: None };
+        assert!(matches!(assemble(survey), Err(Refusal::TwoLineages { .. })));
+    }
+}

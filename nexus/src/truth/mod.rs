@@ -14,10 +14,12 @@ pub mod assembly;
 #[cfg(test)]
 mod explore;
 pub mod label;
+pub mod lease;
 pub mod names;
 pub mod owner;
 mod planted;
 pub mod quorum;
+pub mod record;
 pub mod region_map;
 pub mod voter;
 

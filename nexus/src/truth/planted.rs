@@ -4,6 +4,10 @@
 //! thread that explores says which rule is broken.
 
 /// A broken rule, named as in the explicit-state model that the rules come from.
+///
+/// Three of the model's variants cannot be planted: a label is always written as a whole from what
+/// the owner knows, so it cannot carry a part of the maps, a copy without its mark, or data of an
+/// epoch that it does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "asked about by name, planted in tests only"))]
 pub(super) enum Bug {
@@ -41,12 +45,8 @@ pub(super) enum Bug {
     ClearUnflushed,
     /// The missing map starts empty, not as a copy of the dirty map (rule 13).
     MissingEmpty,
-    /// A label extends only the maps of those that this change leaves out (rule 13).
-    MapDelta,
     /// Rebuild ignores the returning replica's own dirty bits (rule 27).
     OwnDirtyIgnored,
-    /// Resync copies do not mark what they change (rule 24).
-    CopyUnmarked,
     /// The target is labelled a member when rebuild starts (rule 26).
     MemberAtStart,
     /// Host writes are not sent to the target (rule 28).
@@ -65,8 +65,6 @@ pub(super) enum Bug {
     OutsidersFirst,
     /// Survivors do not flush before they take an epoch (rule 9).
     NoFlushAtChange,
-    /// An epoch is in force before every member of it has it (rule 8).
-    LabelQuorumOnly,
 }
 
 #[cfg(not(test))]

@@ -5,5 +5,6 @@
 //! code itself. `TRUTH_WALK_SEEDS` runs more seeds than the ordinary tests do.
 
 mod possible;
+mod scripts;
 mod walks;
 mod world;

@@ -77,7 +77,7 @@ fn seeds(ordinary: u64) -> u64 {
     asked.and_then(|seeds| seeds.parse().ok()).unwrap_or(ordinary)
 }
 
-const PAIR: Config = Config {
+pub(super) const PAIR: Config = Config {
     replicas: 2,
     members: 2,
     regions: 1,

@@ -153,3 +153,59 @@ impl Label {
             && (self.session.cache == Cache::Volatile || now.cache == Cache::Volatile)
     }
 }
+
+/// Why a replica cannot be a child of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// Another volume's.
+    #[error("the replica belongs to volume {}, not to {}", found.0, wanted.0)]
+    OtherNexus {
+        /// Whose it is.
+        found: NexusId,
+        /// Whose it should be.
+        wanted: NexusId,
+    },
+    /// Removed for good, and not asked back.
+    #[error("replica {} was removed from the volume", replica.0)]
+    Retired {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// Shorter than the volume and its label.
+    #[error("the device has {blocks} blocks, label and volume need {needed}")]
+    TooSmall {
+        /// Of the device.
+        blocks: u64,
+        /// Of label and volume.
+        needed: u64,
+    },
+    /// Its blocks are of another length.
+    #[error("the device has blocks of {found} bytes, the volume has blocks of {wanted}")]
+    BlockBytes {
+        /// Of the device.
+        found: u32,
+        /// Of the volume.
+        wanted: u32,
+    },
+}
+
+impl Label {
+    /// Whether a replica with this label, on a device of this size, is one of `nexus`.
+    pub fn check(&self, nexus: NexusId, blocks: u64, block_bytes: u32) -> Result<(), Misfit> {
+        if self.nexus != nexus {
+            return Err(Misfit::OtherNexus { found: self.nexus, wanted: nexus });
+        }
+        if self.state == DataState::Retired {
+            return Err(Misfit::Retired { replica: self.replica });
+        }
+        let wanted = self.shape.block_bytes();
+        if block_bytes != wanted {
+            return Err(Misfit::BlockBytes { found: block_bytes, wanted });
+        }
+        let needed = self.shape.data_start_blocks() + self.shape.blocks();
+        if blocks < needed {
+            return Err(Misfit::TooSmall { blocks, needed });
+        }
+        Ok(())
+    }
+}

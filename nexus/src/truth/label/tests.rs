@@ -287,3 +287,18 @@ proptest! {
         let _ = decode_record(&page);
     }
 }
+
+#[test]
+fn a_device_that_does_not_fit_is_refused_with_the_reason() {
+    let mut label = sample();
+    let needed = label.shape.blocks() + LABEL_BYTES / 512;
+    assert_eq!(label.check(label.nexus, needed, 512), Ok(()));
+    let small = label.check(label.nexus, needed - 1, 512);
+    assert_eq!(small, Err(Misfit::TooSmall { blocks: needed - 1, needed }));
+    let other = label.check(label.nexus, needed, 4096).unwrap_err();
+    assert_eq!(other, Misfit::BlockBytes { found: 4096, wanted: 512 });
+    let stranger = label.check(NexusId(id(1)), needed, 512).unwrap_err().to_string();
+    assert!(stranger.contains("belongs to volume 00000000"), "{stranger}");
+    label.state = DataState::Retired;
+    assert!(matches!(label.check(label.nexus, needed, 512), Err(Misfit::Retired { .. })));
+}

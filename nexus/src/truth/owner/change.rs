@@ -257,10 +257,7 @@ impl Owner {
         let written = self.written(reign);
         let staying = reign.members.intersection(change.before);
         let begun = !written.replicas.intersection(reign.members).is_empty();
-        let hasty = planted::is(Bug::LabelQuorumOnly) || planted::is(Bug::MapDelta);
-        let has_rest = written.replicas.contains_all(staying.minus(self.lost));
-        // The order of rule 9 would hide what the planted ones break.
-        let stay_done = begun && (has_rest || hasty);
+        let stay_done = begun && written.replicas.contains_all(staying.minus(self.lost));
         let committed = self.is_committed(reign);
         let outsiders = change.before.minus(reign.members);
         match voter {
@@ -308,10 +305,9 @@ impl Owner {
                 return;
             }
             let written = self.written(reign).replicas;
-            let lax = planted::is(Bug::LabelQuorumOnly);
-            let complete = change.is_kept || written.contains_all(reign.members) || lax;
+            let complete = change.is_kept || written.contains_all(reign.members);
             let all_good = reign.good.contains_all(reign.members);
-            if complete && all_good && (lax || self.is_opened(reign.members)) {
+            if complete && all_good && self.is_opened(reign.members) {
                 self.put_in_force();
                 continue;
             }

@@ -79,36 +79,12 @@ impl Owner {
 
     /// Marks and the complete maps of all who are absent (rules 13 and 18).
     pub(super) fn put_marks(&self, reign: &Reign, child: ChildIndex, label: &mut Label) {
-        let old = label.clone();
-        label.dirty = match () {
-            () if planted::is(Bug::MarkOne) && reign.members.first() != Some(child) => {
-                RegionMap::new(reign.shape.regions())
-            }
-            () if planted::is(Bug::CopyUnmarked) => {
-                let mut dirty = old.dirty.clone();
-                let pending = reign.pending();
-                let marked = reign.dirty.iter().filter(|region| !pending.contains(*region));
-                for region in marked {
-                    dirty.insert(region);
-                }
-                dirty
-            }
-            () => reign.dirty.clone(),
+        let is_unmarked = planted::is(Bug::MarkOne) && reign.members.first() != Some(child);
+        label.dirty = match is_unmarked {
+            true => RegionMap::new(reign.shape.regions()),
+            false => reign.dirty.clone(),
         };
-        let mut missing: Vec<Missing> = reign.missing.values().cloned().collect();
-        if planted::is(Bug::MapDelta)
-            && let Some(change) = &reign.change
-        {
-            for missing in &mut missing {
-                let is_new = self.registry.roster.place(missing.replica);
-                let is_new = is_new.is_some_and(|child| change.leaving.contains(child));
-                let before = old.missing_of(missing.replica);
-                let none = RegionMap::new(reign.shape.regions());
-                if !is_new {
-                    missing.lacks = before.map_or(none, |before| before.lacks.clone());
-                }
-            }
-        }
+        let missing = reign.missing.values().cloned().collect();
         place_slots(&mut label.missing, missing);
     }
 

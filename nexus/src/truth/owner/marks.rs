@@ -109,10 +109,8 @@ impl Owner {
         if reign.in_force.is_none() || reign.change.is_some() {
             return ChildSet::EMPTY;
         }
-        let unmarked = planted::is(Bug::CopyUnmarked);
         let wants = |child: &ChildIndex| {
-            reign.to_copy[child.get()].contains(region)
-                && (unmarked || self.is_marked(*child, region))
+            reign.to_copy[child.get()].contains(region) && self.is_marked(*child, region)
         };
         let members = reign.members.iter().filter(wants);
         members.fold(ChildSet::EMPTY, ChildSet::with)
