@@ -10,6 +10,7 @@ use crate::allocation::AllocationQuery;
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
 use crate::reservation::ReservationStore;
+use crate::session::Sessions;
 
 /// Size of the device and of its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +197,12 @@ pub trait BlockDevice: Debug + Send + Sync {
     /// What tells which of its blocks were written; nothing where nobody knows. Wrappers hand out
     /// that of the device below them.
     fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
+        None
+    }
+
+    /// Its sessions, when it is one that can go away and come back: a remote one. Wrappers hand out
+    /// those of the device below them.
+    fn sessions(&self) -> Option<Arc<Sessions>> {
         None
     }
 

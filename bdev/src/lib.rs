@@ -27,6 +27,7 @@ mod range_lock;
 pub mod reservation;
 pub mod rules;
 mod segment_list;
+pub mod session;
 pub mod split;
 pub mod stack;
 pub mod uri;

@@ -13,6 +13,7 @@ use crate::allocation::AllocationQuery;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError, ResizeError};
 use crate::queue_pair::QueuePair;
 use crate::reservation::ReservationStore;
+use crate::session::Sessions;
 
 /// See the module.
 pub(crate) trait Wrapper: Debug + Send + Sync {
@@ -59,6 +60,10 @@ impl<W: Wrapper> BlockDevice for W {
 
     fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {
         self.inner().allocation()
+    }
+
+    fn sessions(&self) -> Option<Arc<Sessions>> {
+        self.inner().sessions()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

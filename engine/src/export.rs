@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bdev::device::OpenError;
 use bdev::reservation::ReservationStore;
+use bdev::session::Sessions;
 use bdev::{AllocationQuery, BlockDevice, Geometry, Limits, QueuePair};
 use reactor::Cx;
 use uuid::Uuid;
@@ -54,6 +55,10 @@ impl BlockDevice for Export {
 
     fn uuid(&self) -> Option<Uuid> {
         self.device.uuid()
+    }
+
+    fn sessions(&self) -> Option<Arc<Sessions>> {
+        self.device.sessions()
     }
 
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {

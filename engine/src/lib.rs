@@ -18,6 +18,7 @@ mod model;
 mod numa;
 pub mod portal;
 pub mod registry;
+pub mod remote;
 
 pub use command::{Command, CommandError, ErrorKind, Reply};
 pub use conductor::{Conductor, ConductorOptions};

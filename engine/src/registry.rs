@@ -16,6 +16,8 @@ use bdev::pcie::{self, PcieError};
 use bdev::uri::{DeviceUri, NotBuilt, Scheme, UriError};
 use bdev::{Aio, BlockDevice, Malloc, Null, Uring, stack};
 
+use crate::remote::{self, RemoteError};
+
 /// Why a device could not be opened. Each names the URI.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -69,6 +71,9 @@ pub enum DeviceError {
     /// A local NVMe drive.
     #[error(transparent)]
     Pcie(#[from] PcieError),
+    /// A namespace of a remote target.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
 }
 
 /// Makes the device that a URI of its scheme describes.
@@ -91,6 +96,7 @@ impl Registry {
                 (Scheme::Uring, open_uring),
                 (Scheme::Aio, open_aio),
                 (Scheme::Pcie, open_pcie),
+                (Scheme::Nvmf, open_nvmf),
             ],
         }
     }
@@ -205,6 +211,11 @@ fn open_aio(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
 fn open_pcie(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
     let DeviceUri::Pcie(drive) = uri else { unreachable!("registered for pcie only") };
     Ok(Arc::new(pcie::open(drive)?))
+}
+
+fn open_nvmf(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    let DeviceUri::Nvmf(place) = uri else { unreachable!("registered for nvmf only") };
+    Ok(Arc::new(remote::open(place)?))
 }
 
 /// A bare path: with blocks that suit it, by io_uring where the kernel has it, else by AIO.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::syntax::Encoded;
 use super::{
     BLOCK_BYTES_DEFAULT, DeviceUri, ISCSI_PORT_DEFAULT, NAMESPACE_DEFAULT, NVMF_PORT_DEFAULT,
-    PciAddress, Scheme, Size,
+    NvmfUri, PciAddress, Scheme, Size,
 };
 
 impl fmt::Display for Scheme {
@@ -47,11 +47,7 @@ impl fmt::Display for DeviceUri {
             DeviceUri::Nvmf(uri) => {
                 authority(f, &uri.host, uri.port, NVMF_PORT_DEFAULT)?;
                 write!(f, "/{}", Encoded(&uri.subnqn))?;
-                for (name, on) in [("reftag", uri.reftag), ("guard", uri.guard)] {
-                    if on {
-                        query.add(f, name, true)?;
-                    }
-                }
+                query.nvmf(f, uri)?;
             }
             DeviceUri::Pcie(uri) => {
                 write!(f, "/{}", uri.address)?;
@@ -98,6 +94,34 @@ impl Query {
     ) -> fmt::Result {
         write!(f, "{}{name}={value}", self.separator)?;
         self.separator = '&';
+        Ok(())
+    }
+
+    fn nvmf(&mut self, f: &mut fmt::Formatter<'_>, uri: &NvmfUri) -> fmt::Result {
+        let NvmfUri { reftag, guard, choices, .. } = uri;
+        let switches = [
+            ("reftag", *reftag),
+            ("guard", *guard),
+            ("hdgst", choices.header_digest),
+            ("ddgst", choices.data_digest),
+        ];
+        for (name, _) in switches.into_iter().filter(|(_, on)| *on) {
+            self.add(f, name, true)?;
+        }
+        if let Some(nqn) = &choices.host_nqn {
+            self.add(f, "hostnqn", Encoded(nqn))?;
+        }
+        let numbers = [
+            ("namespace", choices.namespace),
+            ("wait_ms", choices.wait_ms),
+            ("io_timeout_ms", choices.io_timeout_ms),
+            ("keep_alive_ms", choices.keep_alive_ms),
+        ];
+        for (name, number) in numbers {
+            if let Some(number) = number {
+                self.add(f, name, number)?;
+            }
+        }
         Ok(())
     }
 

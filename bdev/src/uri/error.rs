@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{ISCSI_NAME_BYTES_MAX, LUN_MAX, NAMESPACE_MAX, NQN_BYTES_MAX, Scheme, URI_BYTES_MAX};
+use super::{
+    ISCSI_NAME_BYTES_MAX, LUN_MAX, MILLISECONDS_MAX, NAMESPACE_MAX, NQN_BYTES_MAX, Scheme,
+    URI_BYTES_MAX,
+};
 
 /// Why a text is no device URI.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +142,14 @@ pub enum UriError {
     /// A bad UUID.
     #[error("uuid={value:?} is no UUID")]
     Uuid {
+        /// The value given.
+        value: String,
+    },
+    /// A span of time that is no number, or too long.
+    #[error("{name}={value:?} is not a number of milliseconds up to {MILLISECONDS_MAX}")]
+    Milliseconds {
+        /// The parameter.
+        name: &'static str,
         /// The value given.
         value: String,
     },

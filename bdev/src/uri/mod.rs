@@ -152,7 +152,32 @@ pub struct NvmfUri {
     pub guard: bool,
     /// `uuid`.
     pub uuid: Option<Uuid>,
+    /// How to use it.
+    pub choices: NvmfChoices,
 }
+
+/// How a namespace of an NVMe over fabrics target is to be used; all of it has defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NvmfChoices {
+    /// `namespace`: which one; the first that is active when none is given.
+    pub namespace: Option<u32>,
+    /// `hostnqn`: the name of this host.
+    pub host_nqn: Option<String>,
+    /// `hdgst`: digests over headers.
+    pub header_digest: bool,
+    /// `ddgst`: digests over data.
+    pub data_digest: bool,
+    /// `wait_ms`: how long new I/O waits for a target that is lost; it fails at once when none is
+    /// given.
+    pub wait_ms: Option<u32>,
+    /// `io_timeout_ms`: how long an I/O may take.
+    pub io_timeout_ms: Option<u32>,
+    /// `keep_alive_ms`: how long the target may be silent; 0 for ever.
+    pub keep_alive_ms: Option<u32>,
+}
+
+/// Longest time that a parameter can say, in milliseconds: an hour.
+pub const MILLISECONDS_MAX: u32 = 3_600_000;
 
 /// How to reach an NVMe over fabrics target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::syntax::{self, Parts, digits};
 use super::{
     BLOCK_BYTES_DEFAULT, DeviceUri, FileUri, ISCSI_NAME_BYTES_MAX, ISCSI_PORT_DEFAULT, IscsiUri,
-    LUN_MAX, MEBIBYTE_BYTES, MemoryUri, NAMESPACE_DEFAULT, NAMESPACE_MAX, NQN_BYTES_MAX,
-    NVMF_PORT_DEFAULT, NamedUri, NvmfTransport, NvmfUri, PciAddress, PcieUri, Scheme, Size,
-    UriError,
+    LUN_MAX, MEBIBYTE_BYTES, MILLISECONDS_MAX, MemoryUri, NAMESPACE_DEFAULT, NAMESPACE_MAX,
+    NQN_BYTES_MAX, NVMF_PORT_DEFAULT, NamedUri, NvmfChoices, NvmfTransport, NvmfUri, PciAddress,
+    PcieUri, Scheme, Size, UriError,
 };
 use crate::legality::DEVICE_BYTES_MAX;
 
@@ -57,7 +57,18 @@ fn allowed(scheme: Scheme) -> &'static [&'static str] {
         Scheme::Pcie => &["namespace"],
         Scheme::Aio | Scheme::Uring => &["blk_size", "uuid"],
         Scheme::Malloc | Scheme::Null => &["size_mb", "num_blocks", "blk_size", "uuid"],
-        Scheme::Nvmf | Scheme::NvmfRdma => &["reftag", "guard", "uuid"],
+        Scheme::Nvmf | Scheme::NvmfRdma => &[
+            "reftag",
+            "guard",
+            "uuid",
+            "namespace",
+            "hostnqn",
+            "hdgst",
+            "ddgst",
+            "wait_ms",
+            "io_timeout_ms",
+            "keep_alive_ms",
+        ],
         Scheme::Iscsi | Scheme::Bdev | Scheme::Loopback | Scheme::Nexus | Scheme::Lvol => &["uuid"],
     }
 }
@@ -116,6 +127,34 @@ impl<'a> Parameters<'a> {
         }
     }
 
+    fn milliseconds(&self, name: &'static str) -> Result<Option<u32>, UriError> {
+        let parse = |value: &str| {
+            digits(value)
+                .and_then(|span| u32::try_from(span).ok())
+                .filter(|span| *span <= MILLISECONDS_MAX)
+                .ok_or_else(|| UriError::Milliseconds { name, value: value.to_owned() })
+        };
+        self.get(name).map(parse).transpose()
+    }
+
+    fn namespace(&self) -> Result<Option<u32>, UriError> {
+        let parse = |text: &str| {
+            digits(text)
+                .and_then(|namespace| u32::try_from(namespace).ok())
+                .filter(|namespace| (1..=NAMESPACE_MAX).contains(namespace))
+                .ok_or_else(|| UriError::Namespace { namespace: text.to_owned() })
+        };
+        self.get("namespace").map(parse).transpose()
+    }
+
+    fn host_nqn(&self) -> Result<Option<String>, UriError> {
+        let check = |nqn: &str| match is_nqn(nqn) {
+            true => Ok(nqn.to_owned()),
+            false => Err(UriError::Nqn { nqn: nqn.to_owned() }),
+        };
+        self.get("hostnqn").map(check).transpose()
+    }
+
     /// A parameter without a value is on.
     fn switch(&self, name: &'static str) -> Result<bool, UriError> {
         match self.get(name) {
@@ -148,7 +187,7 @@ fn nvmf(
 ) -> Result<NvmfUri, UriError> {
     let (host, port) = parts.host_and_port(NVMF_PORT_DEFAULT)?;
     let subnqn = parts.path.strip_prefix('/').unwrap_or_default().to_owned();
-    if !subnqn.starts_with("nqn.") || subnqn.len() > NQN_BYTES_MAX {
+    if !is_nqn(&subnqn) {
         return Err(UriError::Nqn { nqn: subnqn });
     }
     Ok(NvmfUri {
@@ -159,7 +198,20 @@ fn nvmf(
         reftag: parameters.switch("reftag")?,
         guard: parameters.switch("guard")?,
         uuid: parameters.uuid()?,
+        choices: NvmfChoices {
+            namespace: parameters.namespace()?,
+            host_nqn: parameters.host_nqn()?,
+            header_digest: parameters.switch("hdgst")?,
+            data_digest: parameters.switch("ddgst")?,
+            wait_ms: parameters.milliseconds("wait_ms")?,
+            io_timeout_ms: parameters.milliseconds("io_timeout_ms")?,
+            keep_alive_ms: parameters.milliseconds("keep_alive_ms")?,
+        },
     })
+}
+
+fn is_nqn(text: &str) -> bool {
+    text.starts_with("nqn.") && text.len() <= NQN_BYTES_MAX
 }
 
 fn iscsi(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<IscsiUri, UriError> {
@@ -184,13 +236,7 @@ fn iscsi(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<IscsiUri, Uri
 }
 
 fn pcie(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<PcieUri, UriError> {
-    let namespace = match parameters.get("namespace") {
-        None => NAMESPACE_DEFAULT,
-        Some(text) => digits(text)
-            .and_then(|namespace| u32::try_from(namespace).ok())
-            .filter(|namespace| (1..=NAMESPACE_MAX).contains(namespace))
-            .ok_or_else(|| UriError::Namespace { namespace: text.to_owned() })?,
-    };
+    let namespace = parameters.namespace()?.unwrap_or(NAMESPACE_DEFAULT);
     Ok(PcieUri { address: pci_address(&parts.name()?)?, namespace })
 }
 

@@ -135,6 +135,12 @@ fn every_limit_holds_at_the_limit_and_fails_one_past_it() {
     let name = |prefix: &str, len: usize| format!("{prefix}{}", "a".repeat(len - 4));
     parse(&format!("nvmf://h/{}", name("nqn.", NQN_BYTES_MAX)));
     mistake(&format!("nvmf://h/{}", name("nqn.", NQN_BYTES_MAX + 1)));
+    for name in ["wait_ms", "io_timeout_ms", "keep_alive_ms"] {
+        parse(&format!("nvmf://h/nqn.a?{name}={MILLISECONDS_MAX}"));
+        mistake(&format!("nvmf://h/nqn.a?{name}={}", MILLISECONDS_MAX + 1));
+    }
+    parse(&format!("nvmf://h/nqn.a?namespace={NAMESPACE_MAX}"));
+    mistake(&format!("nvmf://h/nqn.a?namespace={}", u64::from(NAMESPACE_MAX) + 1));
     parse(&format!("iscsi://h/{}/{LUN_MAX}", name("iqn.", ISCSI_NAME_BYTES_MAX)));
     mistake(&format!("iscsi://h/{}", name("iqn.", ISCSI_NAME_BYTES_MAX + 1)));
     mistake(&format!("iscsi://h/iqn.a/{}", LUN_MAX + 1));
@@ -156,6 +162,24 @@ fn a_scheme_that_is_not_built_names_those_that_are() {
 
 fn uuid() -> impl Strategy<Value = Option<Uuid>> {
     prop::option::of(any::<u128>().prop_map(Uuid::from_u128))
+}
+
+fn choices() -> impl Strategy<Value = NvmfChoices> {
+    let span = || prop::option::of(0..=MILLISECONDS_MAX);
+    let namespace = prop::option::of(1..=NAMESPACE_MAX);
+    let host_nqn = prop::option::of("[^\0]{1,40}".prop_map(|name| format!("nqn.{name}")));
+    let digests = any::<(bool, bool)>();
+    (namespace, host_nqn, digests, span(), span(), span()).prop_map(
+        |(namespace, host_nqn, digests, wait_ms, io_timeout_ms, keep_alive_ms)| NvmfChoices {
+            namespace,
+            host_nqn,
+            header_digest: digests.0,
+            data_digest: digests.1,
+            wait_ms,
+            io_timeout_ms,
+            keep_alive_ms,
+        },
+    )
 }
 
 fn any_uri() -> impl Strategy<Value = DeviceUri> {
@@ -182,8 +206,8 @@ fn any_uri() -> impl Strategy<Value = DeviceUri> {
     let named = (name(), uuid()).prop_map(|(name, uuid)| NamedUri { name, uuid }).boxed();
     let transport = prop_oneof![Just(NvmfTransport::Tcp), Just(NvmfTransport::RdmaOrTcp)];
     let switches = (any::<bool>(), any::<bool>(), transport);
-    let nvmf = (host, 1_u16.., name(), switches, uuid()).prop_map(
-        |(host, port, name, (reftag, guard, transport), uuid)| NvmfUri {
+    let nvmf = (host, 1_u16.., name(), switches, uuid(), choices()).prop_map(
+        |(host, port, name, (reftag, guard, transport), uuid, choices)| NvmfUri {
             host,
             port,
             subnqn: format!("nqn.{name}"),
@@ -191,6 +215,7 @@ fn any_uri() -> impl Strategy<Value = DeviceUri> {
             reftag,
             guard,
             uuid,
+            choices,
         },
     );
     let iscsi = ("[a-z0-9.]{1,20}", 1_u16.., "[^\0/]{1,40}", 0..=LUN_MAX, uuid()).prop_map(

@@ -7,7 +7,7 @@
 use std::task::Poll;
 
 use bdev::nvme::command::SubmissionEntry;
-use bdev::nvme::feature::NUMBER_OF_QUEUES;
+use bdev::nvme::feature::{ASYNC_EVENT_CONFIGURATION, NUMBER_OF_QUEUES, event};
 use bdev::nvme::identify::{
     IDENTIFY_BYTES, IdentifyController, IdentifyKind, IdentifyNamespace, NamespaceList,
 };
@@ -17,11 +17,11 @@ use bdev::nvme::register::{
 };
 use bdev::{Geometry, Limits, Memory};
 use reactor::dma::DmaBuffer;
-use reactor::{Cx, Nanos};
+use reactor::{Cx, Nanos, Wake};
 use uuid::Uuid;
 use zerocopy::FromBytes;
 
-use super::controller::{ControllerIdentity, RemoteController};
+use super::controller::{ControllerIdentity, Instance, RemoteController};
 use super::error::ConnectError;
 use super::join::{Association, Join, QueueIdentity};
 use super::namespace::{ControllerFacts, text, uuid_of, view};
@@ -30,7 +30,6 @@ use super::queue::{Command, CommandData, Ended, Queue};
 use super::queue_pair::{InitiatorQueuePair, NamespaceView};
 use crate::fabrics::command::{PropertyCommand, PropertySize};
 use crate::fabrics::connect::{ADMIN_QUEUE_ID, CONTROLLER_ID_DYNAMIC};
-use crate::pdu::Digests;
 
 /// Commands in flight on the admin queue.
 const ADMIN_DEPTH: u32 = 31;
@@ -64,6 +63,36 @@ pub struct RemoteNamespace {
     pub queue_pairs: Vec<InitiatorQueuePair>,
     /// The admin connection: to be polled every pass, for the keep alive.
     pub admin: RemoteController,
+    /// What I/O queues need to join the controller.
+    pub(super) grant: QueueGrant,
+    /// The namespace as queue pairs see it.
+    pub(super) view: NamespaceView,
+    /// The group whose access the namespace shares, where the controller reports access.
+    pub(super) access_group: Option<u32>,
+    /// What the controller can do.
+    pub(super) facts: ControllerFacts,
+}
+
+/// What an I/O queue needs to join a controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueueGrant {
+    /// The controller.
+    pub controller_id: u16,
+    /// Queues from 1 to this may join.
+    pub io_queues: u16,
+    /// Most commands in flight on each, at most [`super::options::QUEUE_DEPTH_MAX`].
+    pub depth: u16,
+    /// Most in-capsule data.
+    pub capsule_data_bytes_max: u32,
+}
+
+/// Who connects the I/O queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IoQueues {
+    /// The connector, all that were granted.
+    Connected,
+    /// Somebody else, later: other cores.
+    Granted,
 }
 
 /// The commands of the procedure, in order.
@@ -77,6 +106,7 @@ enum Step {
     Namespaces,
     Namespace,
     Descriptors,
+    Events,
 }
 
 impl Step {
@@ -90,6 +120,7 @@ impl Step {
             Step::Namespaces => "listing the active namespaces",
             Step::Namespace => "Identify Namespace",
             Step::Descriptors => "reading the namespace's identifiers",
+            Step::Events => "asking for asynchronous events",
         }
     }
 }
@@ -122,12 +153,16 @@ struct Learnt {
     view: Option<NamespaceView>,
     nguid: [u8; 16],
     uuid: Option<Uuid>,
+    access_group: u32,
+    /// Events that the controller has (OAES).
+    events: u32,
 }
 
 /// Connects to a subsystem.
 #[derive(Debug)]
 pub struct Connector {
     options: ConnectOptions,
+    io: IoQueues,
     association: Association,
     deadline: Nanos,
     stage: Stage,
@@ -144,14 +179,21 @@ impl Connector {
     /// # Errors
     /// The options are wrong, or no socket or memory is to be had.
     pub fn start(cx: &mut Cx, options: ConnectOptions) -> Result<Self, ConnectError> {
+        Self::start_with(cx, options, IoQueues::Connected)
+    }
+
+    /// The same, but for the I/O queues, which others are to join.
+    pub(super) fn start_admin(cx: &mut Cx, options: ConnectOptions) -> Result<Self, ConnectError> {
+        Self::start_with(cx, options, IoQueues::Granted)
+    }
+
+    fn start_with(
+        cx: &mut Cx,
+        options: ConnectOptions,
+        io: IoQueues,
+    ) -> Result<Self, ConnectError> {
         options.check()?;
-        let association = Association {
-            address: options.address,
-            subsystem_nqn: options.subsystem_nqn,
-            host_nqn: options.host_nqn,
-            host_id: options.host_id,
-            digests: Digests { header: options.header_digest, data: options.data_digest },
-        };
+        let association = Association::of(&options);
         let identity = QueueIdentity {
             queue_id: ADMIN_QUEUE_ID,
             controller_id: CONTROLLER_ID_DYNAMIC,
@@ -169,6 +211,7 @@ impl Connector {
         Ok(Self {
             deadline: cx.now() + Nanos::from(options.connect_timeout),
             options,
+            io,
             association,
             stage: Stage::JoiningAdmin { join: Box::new(join), queue: Box::new(queue) },
             admin: None,
@@ -200,6 +243,20 @@ impl Connector {
                 Progress::Failed(error)
             }
         }
+    }
+
+    /// When it must be polled next, beside a report of its socket.
+    pub fn wake(&self) -> Wake {
+        let is_busy = match &self.stage {
+            Stage::JoiningAdmin { queue, .. } => queue.has_work(),
+            Stage::Asking { waiting: Waiting::Until(time), .. } => return Wake::At(*time),
+            Stage::Asking { .. } => {
+                self.admin.as_ref().is_some_and(|admin| admin.wake() == Wake::Now)
+            }
+            Stage::JoiningIo => true,
+            Stage::Done => return Wake::Never,
+        };
+        if is_busy { Wake::Now } else { Wake::At(self.deadline) }
     }
 
     /// Gives up: closes what was opened and gives back what was taken.
@@ -281,7 +338,7 @@ impl Connector {
             Waiting::Until(_) => {
                 let command = self.command(step);
                 let queue = self.admin().queue_mut();
-                let accepted = queue.submit(command);
+                let accepted = queue.submit(command, cx.now());
                 assert!(accepted, "one command at a time fits the admin queue");
                 queue.flush(cx);
                 self.stage = Stage::Asking { step, waiting: Waiting::Answer };
@@ -297,7 +354,7 @@ impl Connector {
                         let when = if again { now + READY_INTERVAL } else { now };
                         self.stage = Stage::Asking { step: next, waiting: Waiting::Until(when) };
                     }
-                    None => self.start_io_joins(cx)?,
+                    None => self.begin_joins(cx)?,
                 }
                 Ok(true)
             }
@@ -313,6 +370,7 @@ impl Connector {
                 (SubmissionEntry::for_identify(0, 0, IdentifyKind::Controller), true)
             }
             Step::QueueCount => (set_queue_count(self.options.io_queues), false),
+            Step::Events => (ask_for_events(self.learnt.events), false),
             Step::Namespaces => {
                 (SubmissionEntry::for_identify(0, 0, IdentifyKind::ActiveNamespaces), true)
             }
@@ -340,8 +398,10 @@ impl Connector {
 
     /// Takes the answer to a step in; gives the step to take next, or none after the last.
     fn answer(&mut self, step: Step, ended: Ended) -> Result<Option<Step>, ConnectError> {
-        // Controllers before NVMe 1.3 have no descriptors, and need none.
-        if !ended.status.is_success() && step != Step::Descriptors {
+        // Controllers before NVMe 1.3 have no descriptors, and need none; without events a change
+        // is seen late.
+        let optional = matches!(step, Step::Descriptors | Step::Events);
+        if !ended.status.is_success() && !optional {
             let step = step.name();
             return Err(ConnectError::Refused { step, status: ended.status });
         }
@@ -378,8 +438,12 @@ impl Connector {
             Step::Descriptors => {
                 let bytes = if ended.status.is_success() { *self.bytes() } else { [0; _] };
                 self.learnt.uuid = uuid_of(&bytes, self.learnt.nguid);
-                return Ok(None);
+                if self.io == IoQueues::Connected {
+                    return Ok(None);
+                }
+                Step::Events
             }
+            Step::Events => return Ok(None),
         }))
     }
 
@@ -396,9 +460,12 @@ impl Connector {
             serial: text(&identify.serial_number),
             firmware: text(&identify.firmware_revision),
             controller_id: self.learnt.controller_id,
+            instance: Instance::of(&text(&identify.model_number), &identify.vendor),
         };
+        let events = identify.async_events.get();
         let facts = ControllerFacts::new(self.learnt.capabilities, identify);
         self.learnt.facts = Some(facts);
+        self.learnt.events = events;
         self.admin().set_identity(identity);
     }
 
@@ -415,13 +482,15 @@ impl Connector {
         let identify = view_of::<IdentifyNamespace>(self.bytes());
         let facts = self.learnt.facts.expect("the controller was identified first");
         let nguid = identify.nguid;
+        let access_group = identify.ana_group_id.get();
         self.learnt.view = Some(view(self.learnt.namespace_id, &facts, identify)?);
         self.learnt.nguid = nguid;
+        self.learnt.access_group = access_group;
         Ok(())
     }
 
-    fn start_io_joins(&mut self, cx: &mut Cx) -> Result<(), ConnectError> {
-        let namespace = self.learnt.view.expect("the namespace was identified");
+    /// What an I/O queue needs to join.
+    fn grant(&self) -> QueueGrant {
         let facts = self.learnt.facts.expect("the controller was identified");
         let mut depth = self.options.queue_depth;
         for limit in [u32::from(self.learnt.capabilities.queue_entries_last()), facts.commands_max]
@@ -430,17 +499,21 @@ impl Connector {
                 depth = depth.min(limit);
             }
         }
-        for queue_id in 1..=self.learnt.io_queues {
-            let controller_id = self.learnt.controller_id;
-            let identity = QueueIdentity { queue_id, controller_id, depth, keep_alive_ms: 0 };
-            let (join, queue) = Join::start(cx, &self.association, identity)?;
-            let capsule_data_bytes_max = facts.capsule_data_bytes_max;
-            self.queue_pairs.push(InitiatorQueuePair::joining(
-                join,
-                queue,
-                namespace,
-                capsule_data_bytes_max,
-            ));
+        QueueGrant {
+            controller_id: self.learnt.controller_id,
+            io_queues: self.learnt.io_queues,
+            depth: u16::try_from(depth).expect("the options were checked: at most 1023"),
+            capsule_data_bytes_max: facts.capsule_data_bytes_max,
+        }
+    }
+
+    fn begin_joins(&mut self, cx: &mut Cx) -> Result<(), ConnectError> {
+        let namespace = self.learnt.view.expect("the namespace was identified");
+        let grant = self.grant();
+        let joined_here = if self.io == IoQueues::Connected { grant.io_queues } else { 0 };
+        for queue_id in 1..=joined_here {
+            let joining = grant.join(cx, &self.association, queue_id, namespace)?;
+            self.queue_pairs.push(joining);
         }
         if let Some(data) = self.data.take() {
             cx.dma.give(data);
@@ -466,8 +539,9 @@ impl Connector {
             return Ok(Poll::Pending);
         }
         self.stage = Stage::Done;
-        let NamespaceView { namespace_id, geometry, limits, .. } =
-            self.learnt.view.expect("the namespace was identified");
+        let view = self.learnt.view.expect("the namespace was identified");
+        let facts = self.learnt.facts.expect("the controller was identified");
+        let NamespaceView { namespace_id, geometry, limits, .. } = view;
         Ok(Poll::Ready(RemoteNamespace {
             namespace_id,
             geometry,
@@ -475,11 +549,32 @@ impl Connector {
             uuid: self.learnt.uuid,
             queue_pairs: std::mem::take(&mut self.queue_pairs),
             admin: self.admin.take().expect("the admin queue has joined"),
+            grant: self.grant(),
+            view,
+            access_group: facts.reports_access.then_some(self.learnt.access_group),
+            facts,
         }))
     }
 }
 
-fn view_of<T>(bytes: &[u8; IDENTIFY_BYTES]) -> &T
+impl QueueGrant {
+    /// Starts to join a queue of the controller.
+    pub fn join(
+        &self,
+        cx: &mut Cx,
+        association: &Association,
+        queue_id: u16,
+        namespace: NamespaceView,
+    ) -> Result<InitiatorQueuePair, ConnectError> {
+        let QueueGrant { controller_id, depth, capsule_data_bytes_max, .. } = *self;
+        let depth = u32::from(depth);
+        let identity = QueueIdentity { queue_id, controller_id, depth, keep_alive_ms: 0 };
+        let (join, queue) = Join::start(cx, association, identity)?;
+        Ok(InitiatorQueuePair::joining(join, queue, namespace, capsule_data_bytes_max))
+    }
+}
+
+pub(super) fn view_of<T>(bytes: &[u8; IDENTIFY_BYTES]) -> &T
 where
     T: FromBytes + zerocopy::KnownLayout + zerocopy::Immutable + zerocopy::Unaligned,
 {
@@ -493,6 +588,13 @@ fn property_get(offset: u32, size: PropertySize) -> SubmissionEntry {
 fn enable() -> SubmissionEntry {
     let value = u64::from(Configuration::enabled().0);
     PropertyCommand::set(0, CONFIGURATION_OFFSET, PropertySize::Four, value).entry()
+}
+
+/// Events that are acted on, as far as the controller has them (OAES, which has the bits of the
+/// feature).
+fn ask_for_events(supported: u32) -> SubmissionEntry {
+    let wanted = event::NAMESPACE | event::ANA;
+    SubmissionEntry::set_feature(0, ASYNC_EVENT_CONFIGURATION, wanted & supported)
 }
 
 fn set_queue_count(io_queues: u16) -> SubmissionEntry {

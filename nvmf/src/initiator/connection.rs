@@ -15,6 +15,7 @@ use super::error::{ConnectError, ConnectionError};
 use super::incoming::{Drained, Event, Incoming, sequence_error};
 use super::outgoing::{Outgoing, Payload, PayloadDigest, Rest, Sent};
 use super::request::Request;
+use crate::fabrics::command::DisconnectCommand;
 use crate::pdu::connection::HostParameters;
 use crate::pdu::terminate::{TERM_REQUEST_BYTES_MAX, write_term_request};
 use crate::pdu::{
@@ -270,6 +271,19 @@ impl Connection {
         requests: &Slab<Request>,
     ) -> Result<Option<Event>, ConnectionError> {
         self.incoming.next_event(&self.rules, requests)
+    }
+
+    /// Closes the socket where no core's context is at hand, and gives its key, which is to be
+    /// released. A target that waits for nothing of this queue is told that it goes (Disconnect,
+    /// NVMe Base 2.0 section 6.4), so that it does not take its controller for lost.
+    pub fn leave(mut self, requests: &Slab<Request>) -> SocketKey {
+        if self.is_connected() && requests.is_empty() && self.outgoing.is_empty() {
+            let entry = DisconnectCommand::new(0).entry();
+            self.outgoing.push_bare(&CommandCapsule::new(entry, 0, self.framing));
+            // There is nobody to tell when this fails.
+            let _ = self.outgoing.send(&mut *self.socket, requests);
+        }
+        self.key
     }
 
     /// Ends the connection: tells the target why, where the specification has a word for it and

@@ -4,11 +4,14 @@
 //! alive goes out at half the agreed time (NVMe Base 2.0 section 3.9); one that is not answered
 //! within the whole of it ends the admin connection, which the owner sees as a failure.
 
+use std::collections::VecDeque;
+
 use bdev::nvme::command::SubmissionEntry;
 use reactor::{Cx, Nanos, Wake};
 
 use super::error::ConnectionError;
-use super::queue::{Command, CommandData, Queue};
+use super::queue::{Command, CommandData, Ended, Queue};
+use crate::target::subsystem::MODEL;
 
 /// Who a controller says it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +24,38 @@ pub struct ControllerIdentity {
     pub firmware: String,
     /// Identifier of the controller within its subsystem.
     pub controller_id: u16,
+    /// Which run of the target it is, where the target says so.
+    pub instance: Instance,
+}
+
+/// Which run of a target a controller belongs to. What a run has completed and not flushed may be
+/// lost with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Instance {
+    /// One of our own targets: random bytes that each run draws for its subsystem.
+    Own([u8; INSTANCE_BYTES]),
+    /// It does not say: another run each time that its controller is connected.
+    #[default]
+    Foreign,
+}
+
+/// Length of [`Instance::Own`].
+pub const INSTANCE_BYTES: usize = 16;
+
+impl Instance {
+    /// What a controller says: our targets are known by their model, and say it in the first
+    /// vendor specific bytes of Identify Controller.
+    pub(super) fn of(model: &str, vendor: &[u8]) -> Instance {
+        match vendor.first_chunk() {
+            Some(bytes) if model == MODEL && *bytes != [0; INSTANCE_BYTES] => Instance::Own(*bytes),
+            _ => Instance::Foreign,
+        }
+    }
+
+    /// True when nothing that `earlier` has completed can have been lost since.
+    pub fn is_same_run(self, earlier: Instance) -> bool {
+        self == earlier && self != Instance::Foreign
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +73,12 @@ pub struct RemoteController {
     queue: Queue,
     identity: ControllerIdentity,
     keep_alive: Option<KeepAlive>,
+    /// Answers to what others submitted, not taken yet. Never more than the queue is deep.
+    answers: VecDeque<Ended>,
 }
+
+/// The token of keep alives; those of other commands are above.
+const KEEP_ALIVE_TOKEN: u64 = 0;
 
 impl RemoteController {
     pub(super) fn new(
@@ -51,7 +91,9 @@ impl RemoteController {
         let interval = Nanos(timeout.0 / 2);
         let next = now + interval;
         let keep_alive = KeepAlive { interval, timeout, next, sent: None };
-        Self { queue, identity, keep_alive: (keep_alive_ms > 0).then_some(keep_alive) }
+        let answers = VecDeque::with_capacity(queue.depth() as usize);
+        let keep_alive = (keep_alive_ms > 0).then_some(keep_alive);
+        Self { queue, identity, keep_alive, answers }
     }
 
     /// Who it is.
@@ -67,9 +109,11 @@ impl RemoteController {
     /// Sends what is due and takes what came. Once a pass.
     pub fn poll(&mut self, cx: &mut Cx) {
         self.queue.poll(cx);
-        while self.queue.take_ended().is_some() {
+        while let Some(ended) = self.queue.take_ended() {
             // Any answer, whatever its status, shows that the controller lives.
-            if let Some(keep_alive) = &mut self.keep_alive {
+            if ended.token != KEEP_ALIVE_TOKEN {
+                self.answers.push_back(ended);
+            } else if let Some(keep_alive) = &mut self.keep_alive {
                 keep_alive.sent = None;
             }
         }
@@ -83,8 +127,9 @@ impl RemoteController {
         }
         if now >= keep_alive.next && keep_alive.sent.is_none() && self.queue.is_connected() {
             let entry = SubmissionEntry::keep_alive(0);
-            let command = Command { entry, data: CommandData::Nothing, token: 0 };
-            if self.queue.submit(command) {
+            let data = CommandData::Nothing;
+            let command = Command { entry, data, token: KEEP_ALIVE_TOKEN };
+            if self.queue.submit(command, now) {
                 keep_alive.sent = Some(now);
                 keep_alive.next = now + keep_alive.interval;
                 self.queue.flush(cx);
@@ -116,6 +161,20 @@ impl RemoteController {
     pub fn close(&mut self, cx: &mut Cx) {
         self.queue.abort(cx);
         while self.queue.take_ended().is_some() {}
+    }
+
+    /// Sends a command with a token of its own; false when there is no room. Answered through
+    /// [`RemoteController::take_answer`], but not by a connection that ends first.
+    pub(super) fn ask(&mut self, cx: &mut Cx, command: Command) -> bool {
+        assert!(command.token != KEEP_ALIVE_TOKEN, "the token of keep alives is theirs");
+        let accepted = self.queue.submit(command, cx.now());
+        self.queue.flush(cx);
+        accepted
+    }
+
+    /// The next answer.
+    pub(super) fn take_answer(&mut self) -> Option<Ended> {
+        self.answers.pop_front()
     }
 
     pub(super) fn queue_mut(&mut self) -> &mut Queue {

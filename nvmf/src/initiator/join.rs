@@ -15,6 +15,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
 
 use super::error::ConnectError;
+use super::options::ConnectOptions;
 use super::queue::{Command, CommandData, Ended, Queue};
 use crate::fabrics::Nqn;
 use crate::fabrics::connect::{
@@ -37,6 +38,19 @@ pub(super) struct Association {
     pub host_id: Uuid,
     /// Digests to ask for.
     pub digests: Digests,
+}
+
+impl Association {
+    /// What the options say of it.
+    pub fn of(options: &ConnectOptions) -> Association {
+        Association {
+            address: options.address,
+            subsystem_nqn: options.subsystem_nqn,
+            host_nqn: options.host_nqn,
+            host_id: options.host_id,
+            digests: Digests { header: options.header_digest, data: options.data_digest },
+        }
+    }
 }
 
 /// Which queue of which controller.
@@ -117,6 +131,11 @@ impl Join {
         }
     }
 
+    /// What is to be given back once the queue was left.
+    pub fn into_data(self) -> Option<DmaBuffer> {
+        self.data
+    }
+
     fn send_connect(&mut self, cx: &mut Cx, queue: &mut Queue) -> Result<(), ConnectError> {
         let len_bytes = u32::try_from(CONNECT_DATA_BYTES).expect("1024");
         let buffer = cx.dma.take(len_bytes).ok_or(ConnectError::OutOfMemory)?;
@@ -144,7 +163,7 @@ impl Join {
             },
         );
         let data = CommandData::ToController(Memory::One(segment));
-        let accepted = queue.submit(Command { entry: command.entry(), data, token: 0 });
+        let accepted = queue.submit(Command { entry: command.entry(), data, token: 0 }, cx.now());
         assert!(accepted, "an empty queue that is connected takes a command");
         Ok(())
     }

@@ -6,8 +6,8 @@
 //! [`queue`] pairs commands with completions, [`connection`] is one TCP stream, [`outgoing`] and
 //! [`incoming`] its two directions. NVMe/TCP Transport 1.0, NVMe Base 2.0.
 //!
-//! Reconnecting, command timeouts and asymmetric access are the business of the layer above, which
-//! starts another [`Connector`] when a queue pair reports a failure.
+//! Reconnecting, command timeouts and asymmetric access are the business of the layer above,
+//! [`remote`], which makes a block device of it all.
 
 mod connect;
 mod connection;
@@ -20,11 +20,12 @@ mod options;
 mod outgoing;
 mod queue;
 mod queue_pair;
+pub mod remote;
 mod request;
 mod segments;
 
 pub use connect::{Connector, Progress, RemoteNamespace};
-pub use controller::RemoteController;
+pub use controller::{ControllerIdentity, INSTANCE_BYTES, Instance, RemoteController};
 pub use error::{ConnectError, ConnectionError};
 pub use options::{ConnectOptions, IO_QUEUES_MAX, OptionsError};
 pub use queue_pair::{InitiatorQueuePair, NamespaceView, UnmapCommand};

@@ -12,6 +12,7 @@ use bdev::nvme::identify::{
 use bdev::nvme::nvm_command::BLOCKS_MAX;
 use bdev::nvme::register::Capabilities;
 use bdev::{Geometry, Limits, Operation, OperationSet};
+use reactor::Nanos;
 use uuid::Uuid;
 
 use super::error::ConnectError;
@@ -33,6 +34,12 @@ pub(super) struct ControllerFacts {
     pub capsule_data_bytes_max: u32,
     /// Most commands that a queue should hold; 0 when the controller has no opinion.
     pub commands_max: u32,
+    /// Blocks of a fused compare and write that it takes of any namespace; 0 when it takes none.
+    fused_blocks: u32,
+    /// It tells how good its ways to the namespaces are (ANA).
+    pub reports_access: bool,
+    /// How long a change of that may take.
+    pub access_change: Nanos,
 }
 
 impl ControllerFacts {
@@ -40,7 +47,12 @@ impl ControllerFacts {
         let shift = u32::from(identify.transfer_size_max);
         let limited = capabilities.page_bytes_min().checked_shl(shift).filter(|_| shift > 0);
         let capsule_bytes = identify.command_capsule_size.get().saturating_mul(CAPSULE_UNIT_BYTES);
+        let has_fused = identify.fused_operations.get() & controller_field::COMPARE_AND_WRITE != 0;
+        let fused_blocks = u32::from(identify.atomic_compare_write.get()) + 1;
         ControllerFacts {
+            fused_blocks: if has_fused { fused_blocks } else { 0 },
+            reports_access: identify.multi_path & controller_field::ANA_REPORTING != 0,
+            access_change: Nanos::from_secs(identify.ana_transition_seconds.into()),
             // A limit so large that it overflows is none.
             transfer_bytes_max: limited.filter(|bytes| *bytes > 0),
             nvm_commands: identify.nvm_commands.get(),
@@ -107,6 +119,11 @@ pub(super) fn view(
     } else {
         controller.atomic_blocks
     };
+    let fused_blocks = match (controller.fused_blocks, identify.atomic_compare_write.get()) {
+        (0, _) => 0,
+        (_, own) if own_atomics && own > 0 => u32::from(own) + 1,
+        (common, _) => common,
+    };
     let limits = Limits {
         io_blocks_max: u32::try_from(transfer_blocks).expect("clamped to 65536"),
         range_blocks_max: BLOCKS_MAX,
@@ -117,7 +134,7 @@ pub(super) fn view(
         read_only: identify.attributes & namespace_field::WRITE_PROTECTED != 0,
         ..Limits::default()
     };
-    Ok(NamespaceView { namespace_id, geometry, limits, unmap })
+    Ok(NamespaceView { namespace_id, geometry, limits, unmap, fused_blocks })
 }
 
 /// The UUID among identification descriptors, or else the NGUID taken as one.

@@ -79,6 +79,16 @@ pub enum OptionsError {
         #[source]
         source: NqnError,
     },
+    /// A span of time is out of its range.
+    #[error("{name} must be from {least:?} to {most:?}")]
+    BadTime {
+        /// Which.
+        name: &'static str,
+        /// Shortest.
+        least: Duration,
+        /// Longest.
+        most: Duration,
+    },
     /// A number is out of its range.
     #[error("{name} must be from {least} to {most}")]
     OutOfRange {

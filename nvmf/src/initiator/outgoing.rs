@@ -102,7 +102,7 @@ impl Pdu {
             let skip_bytes = u32::try_from(skip).expect("less than the data's length");
             let request = self.done.request.and_then(|id| requests.get(id));
             let request = request.expect("a request stays until its PDUs are sent");
-            let start = self.data.offset + skip_bytes;
+            let start = request.start_bytes + self.data.offset + skip_bytes;
             for piece in pieces(&request.memory, start, self.data.length - skip_bytes) {
                 let Some(vector) = vectors.get_mut(count) else { return count };
                 *vector = piece.segment.io_slice(piece.offset_bytes, piece.len_bytes);
@@ -156,7 +156,8 @@ impl Outgoing {
         if payload.range.length > 0 && payload.digest == PayloadDigest::Present {
             let request = requests.get(payload.request).expect("the request was just found");
             let mut digest = Digest::new();
-            for piece in pieces(&request.memory, payload.range.offset, payload.range.length) {
+            let start = request.start_bytes + payload.range.offset;
+            for piece in pieces(&request.memory, start, payload.range.length) {
                 digest.update(&piece.segment.io_slice(piece.offset_bytes, piece.len_bytes));
             }
             pdu.digest = digest.to_wire();

@@ -13,16 +13,17 @@ use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::completion::CompletionEntry;
 use bdev::nvme::sgl::SglDescriptor;
 use bdev::{Memory, Status};
-use reactor::Cx;
 use reactor::dma::DmaBuffer;
 use reactor::slab::{Slab, SlotId};
+use reactor::socket::SocketKey;
+use reactor::{Cx, Nanos};
 use zerocopy::little_endian::U16;
 
 use super::connection::Connection;
 use super::error::{ConnectError, ConnectionError};
 use super::incoming::Event;
 use super::outgoing::Rest;
-use super::request::{Request, Transfer, command_id, find};
+use super::request::{AbortState, FusedHalf, Request, Transfer, command_id, find, fused_status};
 use crate::pdu::{DataRange, Digests, FatalErrorStatus, Flags, ReadyToTransfer, TermReason};
 
 /// Receive calls in one poll: a full pass of a busy core stays some ten microseconds.
@@ -44,6 +45,8 @@ pub(super) enum CommandData {
     ToController(Memory),
     /// A few bytes that the queue keeps, read by the controller.
     Inline([u8; INLINE_BYTES]),
+    /// A part of the memory, read by the controller: the data of half a fused pair.
+    Part(Memory, DataRange),
 }
 
 /// A command to submit; its identifier and data pointer are filled in by the queue.
@@ -76,6 +79,23 @@ impl Ended {
     }
 }
 
+/// What a queue that was dropped has left of its core.
+#[derive(Debug)]
+pub(super) struct Remains {
+    key: SocketKey,
+    inline: Option<DmaBuffer>,
+}
+
+impl Remains {
+    /// Gives all of it back.
+    pub fn give_back(self, cx: &mut Cx) {
+        cx.device_readiness.release(self.key);
+        if let Some(inline) = self.inline {
+            cx.dma.give(inline);
+        }
+    }
+}
+
 /// Commands in flight over one connection.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -84,6 +104,8 @@ pub(super) struct Queue {
     /// Most in-capsule data that the controller takes.
     capsule_data_bytes_max: u32,
     depth: u32,
+    /// Fused pairs of which both halves are in flight.
+    fused: u32,
     requests: Slab<Request>,
     ended: VecDeque<Ended>,
     inline: Option<DmaBuffer>,
@@ -116,6 +138,7 @@ impl Queue {
             failure: None,
             capsule_data_bytes_max: 0,
             depth,
+            fused: 0,
             requests: Slab::with_capacity(depth),
             ended: VecDeque::with_capacity(depth as usize),
             inline: Some(inline),
@@ -149,6 +172,11 @@ impl Queue {
         self.requests.len() + ended
     }
 
+    /// Fused pairs of which both halves are in flight.
+    pub fn fused_in_flight(&self) -> u32 {
+        self.fused
+    }
+
     /// How many commands would be accepted and sent.
     pub fn credits(&self) -> u32 {
         if self.is_connected() { self.depth - self.inflight() } else { 0 }
@@ -157,16 +185,55 @@ impl Queue {
     /// Accepts a command; false when there is no room. Once the connection has ended, commands are
     /// accepted and end with a path status.
     #[must_use]
-    pub fn submit(&mut self, command: Command) -> bool {
+    pub fn submit(&mut self, command: Command, now: Nanos) -> bool {
         if self.inflight() >= self.depth {
             return false;
         }
         match &self.connection {
-            Some(connection) if connection.is_connected() => self.start(command),
+            Some(connection) if connection.is_connected() => {
+                self.start(command, now);
+            }
             Some(_) => return false,
             None => self.refuse(command.token, self.lost_status()),
         }
         true
+    }
+
+    /// Accepts both commands of a fused pair, which end as one, under the token of the first; false
+    /// when there is no room for two. As [`Queue::submit`] in all else.
+    #[must_use]
+    pub fn submit_fused(&mut self, pair: [Command; 2], now: Nanos) -> bool {
+        if self.inflight() + 2 > self.depth {
+            return false;
+        }
+        match &self.connection {
+            Some(connection) if connection.is_connected() => {
+                // Next to each other on the wire, as the specification wants them.
+                let [first, second] = pair.map(|command| self.start(command, now));
+                for (half, other) in [(first, second), (second, first)] {
+                    let request = self.requests.get_mut(half).expect("just inserted");
+                    request.fused = Some(FusedHalf::InFlight(other));
+                }
+                self.fused += 1;
+            }
+            Some(_) => return false,
+            None => self.refuse(pair[0].token, self.lost_status()),
+        }
+        true
+    }
+
+    /// The first command that was submitted by `before` and has this abort state; told to be
+    /// asked for. Looks at every slot: for once in a while.
+    pub fn take_late(&mut self, before: Nanos, state: AbortState) -> Option<u16> {
+        for index in 0..self.requests.capacity_slots() {
+            let Some(id) = self.requests.id_at(index) else { continue };
+            let request = self.requests.get_mut(id).expect("the slot was just seen taken");
+            if request.submitted <= before && request.abort == state {
+                request.abort = AbortState::Asked;
+                return Some(command_id(id));
+            }
+        }
+        None
     }
 
     /// Ends a command that never went out. There must be room for it.
@@ -174,10 +241,10 @@ impl Queue {
         self.ended.push_back(Ended { token, status, result: 0 });
     }
 
-    fn start(&mut self, command: Command) {
+    fn start(&mut self, command: Command, now: Nanos) -> SlotId {
         let mut entry = command.entry;
         let inline = &self.inline;
-        let slot = self.requests.insert_with(|id| request_of(&command, id, inline.as_ref()));
+        let slot = self.requests.insert_with(|id| request_of(&command, id, inline.as_ref(), now));
         let id = slot.expect("there are as many slots as the depth");
         entry.command_id = U16::new(command_id(id));
         let request = self.requests.get_mut(id).expect("just inserted");
@@ -192,6 +259,12 @@ impl Queue {
         }
         let connection = self.connection.as_mut().expect("the caller saw a connection");
         connection.push_command(entry, id, capsule_bytes, &self.requests);
+        id
+    }
+
+    fn finish(&mut self, id: SlotId, how: Ended) {
+        let Queue { requests, ended, fused, .. } = self;
+        finish(requests, ended, fused, id, how);
     }
 
     /// Sends what waits: one gathered call, unless that cannot carry everything.
@@ -228,9 +301,8 @@ impl Queue {
             if request.sends == 0
                 && let Some(completion) = request.ended
             {
-                let token = request.token;
-                self.requests.remove(id);
-                self.ended.push_back(ended(token, completion));
+                let Queue { requests, ended: list, fused, .. } = self;
+                finish(requests, list, fused, id, ended(completion));
             }
         }
     }
@@ -303,9 +375,7 @@ impl Queue {
             request.ended = Some(completion);
             return Ok(());
         }
-        let token = request.token;
-        self.requests.remove(id);
-        self.ended.push_back(ended(token, completion));
+        self.finish(id, ended(completion));
         Ok(())
     }
 
@@ -360,16 +430,23 @@ impl Queue {
         let status = self.lost_status();
         for index in 0..self.requests.capacity_slots() {
             let Some(id) = self.requests.id_at(index) else { continue };
-            let request = self.requests.remove(id).expect("the slot was just seen taken");
-            let how = match request.ended {
-                Some(completion) => ended(request.token, completion),
-                None => Ended { token: request.token, status, result: 0 },
-            };
-            self.ended.push_back(how);
+            let request = self.requests.get(id).expect("the slot was just seen taken");
+            let lost = Ended { token: request.token, status, result: 0 };
+            let how = request.ended.map_or(lost, ended);
+            self.finish(id, how);
         }
         if let Some(inline) = self.inline.take() {
             cx.dma.give(inline);
         }
+    }
+
+    /// Leaves the target and closes the connection where no core's context is at hand; what the
+    /// core still has to take back is returned. What was in flight never ends.
+    pub fn leave(&mut self) -> Option<Remains> {
+        let connection = self.connection.take()?;
+        let key = connection.leave(&self.requests);
+        self.failure = Some(ConnectionError::Aborted);
+        Some(Remains { key, inline: self.inline.take() })
     }
 
     /// With what a command ends that the connection took with it.
@@ -402,8 +479,13 @@ fn take_inline(cx: &mut Cx, depth: u32) -> Result<DmaBuffer, ConnectError> {
     cx.dma.take(depth.saturating_mul(INLINE_BYTES as u32)).ok_or(ConnectError::OutOfMemory)
 }
 
-fn request_of(command: &Command, id: SlotId, inline: Option<&DmaBuffer>) -> Request {
+fn request_of(command: &Command, id: SlotId, inline: Option<&DmaBuffer>, now: Nanos) -> Request {
+    let mut part = None;
     let (memory, transfer) = match command.data {
+        CommandData::Part(memory, range) => {
+            part = Some(range);
+            (memory, Transfer::ToController)
+        }
         CommandData::Nothing => (Memory::None, Transfer::Nothing),
         CommandData::ToHost(memory) => (memory, Transfer::ToHost),
         CommandData::ToController(memory) => (memory, Transfer::ToController),
@@ -416,17 +498,47 @@ fn request_of(command: &Command, id: SlotId, inline: Option<&DmaBuffer>) -> Requ
         }
     };
     let len_bytes = u32::try_from(memory.len_bytes()).expect("checked by the submitter");
+    let part = part.unwrap_or(DataRange { offset: 0, length: len_bytes });
     Request {
         token: command.token,
         memory,
-        len_bytes,
+        len_bytes: part.length,
         transfer,
         moved_bytes: 0,
         sends: 1,
         ended: None,
+        start_bytes: part.offset,
+        fused: None,
+        submitted: now,
+        abort: AbortState::NotAsked,
     }
 }
 
-fn ended(token: u64, completion: CompletionEntry) -> Ended {
-    Ended { token, status: completion.status(), result: completion.result_wide() }
+/// Takes a request out whose memory is in use no more; what it was ends, unless the other half of a
+/// fused pair is still in flight.
+fn finish(
+    requests: &mut Slab<Request>,
+    ended: &mut VecDeque<Ended>,
+    fused: &mut u32,
+    id: SlotId,
+    how: Ended,
+) {
+    let request = requests.remove(id).expect("a request ends once");
+    let mut how = Ended { token: request.token, ..how };
+    match request.fused {
+        None => {}
+        Some(FusedHalf::InFlight(other)) => {
+            let other = requests.get_mut(other).expect("both halves know of each other");
+            other.fused = Some(FusedHalf::Ended(how.status));
+            *fused -= 1;
+            return;
+        }
+        Some(FusedHalf::Ended(status)) => how.status = fused_status(how.status, status),
+    }
+    ended.push_back(how);
+}
+
+/// How a command ended, its token still to be filled in.
+fn ended(completion: CompletionEntry) -> Ended {
+    Ended { token: 0, status: completion.status(), result: completion.result_wide() }
 }

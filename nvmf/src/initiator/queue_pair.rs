@@ -5,8 +5,9 @@
 //!
 //! Once the connection has ended (an error, or `abort_all`) everything in flight completes with a
 //! path status, credits are zero, and what is submitted all the same is accepted and completes
-//! with that status too; the owner connects anew. Compare-and-write needs a fused pair of
-//! commands, which is not built: it is refused as an invalid opcode, and the limits say so.
+//! with that status too; the owner connects anew. Compare-and-write is a fused pair, which takes
+//! two commands and so two credits: it is submitted by [`InitiatorQueuePair::submit_fused`] only,
+//! and as an I/O refused as an invalid opcode, as the limits say.
 
 use std::task::Poll;
 
@@ -17,12 +18,15 @@ use bdev::{
     Busy, Completion, Completions, Geometry, Io, IoFlags, Limits, Operation, QueuePair, Status,
     Token, legality,
 };
-use reactor::{Cx, Wake};
+use reactor::dma::DmaBuffer;
+use reactor::{Cx, Nanos, Wake};
 use zerocopy::IntoBytes;
 
 use super::error::{ConnectError, ConnectionError};
 use super::join::Join;
-use super::queue::{Command, CommandData, INLINE_BYTES, Queue};
+use super::queue::{Command, CommandData, INLINE_BYTES, Queue, Remains};
+use super::request::AbortState;
+use crate::pdu::DataRange;
 
 /// How a namespace is told to let blocks read as zeroes and give up their space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct NamespaceView {
     pub limits: Limits,
     /// How to unmap.
     pub unmap: UnmapCommand,
+    /// Blocks that a fused compare and write may have; 0 when there is none.
+    pub fused_blocks: u32,
 }
 
 /// A queue of a remote namespace.
@@ -120,6 +126,64 @@ impl InitiatorQueuePair {
         self.queue.failure()
     }
 
+    /// Submits a compare-and-write that the caller found legal; false when there is no room for its
+    /// two commands.
+    pub(super) fn submit_fused(&mut self, cx: &mut Cx, io: &Io) -> bool {
+        let range = BlockRange { starting_lba: io.lba.0, blocks: io.blocks };
+        let half_bytes = u64::from(io.blocks) * u64::from(self.namespace.geometry.block_bytes);
+        let length = u32::try_from(half_bytes).expect("within the limits of an atomic write");
+        let access = if io.flags.contains(IoFlags::FUA) {
+            TransferFlags::FORCE_UNIT_ACCESS
+        } else {
+            TransferFlags::NONE
+        };
+        let halves = [
+            (NvmOpcode::Compare, TransferFlags::NONE, FUSE_FIRST, 0),
+            (NvmOpcode::Write, access, FUSE_SECOND, length),
+        ];
+        let pair = halves.map(|(opcode, flags, fuse, offset)| {
+            let namespace_id = self.namespace.namespace_id;
+            let mut entry = SubmissionEntry::for_range(opcode, 0, namespace_id, range, flags);
+            entry.flags |= fuse;
+            let data = CommandData::Part(io.memory, DataRange { offset, length });
+            Command { entry, data, token: io.token.0 }
+        });
+        self.queue.submit_fused(pair, cx.now())
+    }
+
+    /// A command that was submitted by `before`, for the admin queue to abort; each once.
+    pub(super) fn take_late(&mut self, before: Nanos) -> Option<u16> {
+        self.queue.take_late(before, AbortState::NotAsked)
+    }
+
+    /// Whether a command that is being aborted was submitted by `before`.
+    pub(super) fn is_stuck(&mut self, before: Nanos) -> bool {
+        self.queue.take_late(before, AbortState::Asked).is_some()
+    }
+
+    /// I/Os accepted and not handed up yet: a fused pair is one.
+    pub(super) fn inflight_ios(&self) -> u32 {
+        self.queue.inflight() - self.queue.fused_in_flight()
+    }
+
+    /// What has ended, however much it is; of a queue that is closed.
+    pub(super) fn take_all_ended(&mut self) -> impl Iterator<Item = Completion> {
+        std::iter::from_fn(|| {
+            let ended = self.queue.take_ended()?;
+            Some(Completion::new(Token(ended.token), ended.status))
+        })
+    }
+
+    /// When it must be polled next while it joins.
+    pub(super) fn joining_wake(&self) -> Wake {
+        if self.queue.has_work() { Wake::Now } else { Wake::Descriptor }
+    }
+
+    /// As [`Queue::leave`].
+    pub(super) fn leave(&mut self) -> (Option<Remains>, Option<DmaBuffer>) {
+        (self.queue.leave(), self.join.take().and_then(Join::into_data))
+    }
+
     fn command(&self, io: &Io) -> Result<Command, Status> {
         let NamespaceView { namespace_id, geometry, limits, .. } = &self.namespace;
         legality::check(io, geometry, limits)?;
@@ -158,6 +222,11 @@ impl InitiatorQueuePair {
     }
 }
 
+/// FUSE of the first half of a pair (NVMe Base 2.0 figure 86).
+const FUSE_FIRST: u8 = 0b01;
+/// FUSE of the second.
+const FUSE_SECOND: u8 = 0b10;
+
 fn deallocate(io: &Io, namespace_id: u32) -> (SubmissionEntry, CommandData) {
     let range = DatasetRange::new(io.lba.0, io.blocks);
     let mut bytes = [0; INLINE_BYTES];
@@ -168,12 +237,12 @@ fn deallocate(io: &Io, namespace_id: u32) -> (SubmissionEntry, CommandData) {
 }
 
 impl QueuePair for InitiatorQueuePair {
-    fn submit(&mut self, _cx: &mut Cx, io: Io) -> Result<(), Busy> {
+    fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
         if self.join.is_some() {
             return Err(Busy);
         }
         match self.command(&io) {
-            Ok(command) if self.queue.submit(command) => Ok(()),
+            Ok(command) if self.queue.submit(command, cx.now()) => Ok(()),
             Err(status) if self.queue.inflight() < self.queue.depth() => {
                 self.queue.refuse(io.token.0, status);
                 Ok(())

@@ -4,8 +4,9 @@
 //! generation above, so that a late or double completion names nothing (or, after 64 tenants of the
 //! same slot, is taken for its next tenant's: 16 bits cannot tell more).
 
-use bdev::Memory;
 use bdev::nvme::completion::CompletionEntry;
+use bdev::{Memory, Status};
+use reactor::Nanos;
 use reactor::slab::{Slab, SlotId};
 
 const INDEX_BITS: u32 = 10;
@@ -39,6 +40,46 @@ pub(super) struct Request {
     pub sends: u32,
     /// Its completion, when that came before its PDUs were sent.
     pub ended: Option<CompletionEntry>,
+    /// Where its data begins in `memory`: the halves of a fused pair share one.
+    pub start_bytes: u32,
+    /// The other half, for one of a fused pair.
+    pub fused: Option<FusedHalf>,
+    /// When it was submitted.
+    pub submitted: Nanos,
+    /// Its Abort was asked for.
+    pub abort: AbortState,
+}
+
+/// What half of a fused pair knows of the other half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FusedHalf {
+    /// It is in flight too.
+    InFlight(SlotId),
+    /// It has ended with this status.
+    Ended(Status),
+}
+
+/// Whether somebody was told that a command is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AbortState {
+    /// Nobody was.
+    NotAsked,
+    /// The admin queue was asked to abort it.
+    Asked,
+}
+
+/// The status of a fused pair whose halves ended like this. A half that only says that the other
+/// failed says less than the other does.
+pub(super) fn fused_status(one: Status, other: Status) -> Status {
+    let rank = |status: Status| match status {
+        status if status.is_success() => 0,
+        status if status.has_code(Status::ABORTED_FAILED_FUSED) => 1,
+        status if status.has_code(Status::ABORTED_MISSING_FUSED) => 2,
+        // A miscompare is an answer; anything else leaves it open whether the write was done.
+        status if status.has_code(Status::COMPARE_FAILURE) => 3,
+        _ => 4,
+    };
+    if rank(one) >= rank(other) { one } else { other }
 }
 
 /// The identifier of a slot's tenant on the wire.
@@ -68,6 +109,10 @@ mod tests {
             moved_bytes: 0,
             sends: 0,
             ended: None,
+            start_bytes: 0,
+            fused: None,
+            submitted: Nanos(0),
+            abort: AbortState::NotAsked,
         }
     }
 

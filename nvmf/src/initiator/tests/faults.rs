@@ -62,7 +62,7 @@ impl Script {
             _ => CommandData::Nothing,
         };
         let entry = SubmissionEntry::new(opcode.value(), 0, 1);
-        assert!(self.queue.submit(Command { entry, data, token }));
+        assert!(self.queue.submit(Command { entry, data, token }, self.cx.now()));
         for _ in 0..1000 {
             self.queue.flush(&mut self.cx);
             self.pass();
@@ -101,7 +101,7 @@ impl Script {
         assert_eq!(self.ended(), []);
         let entry = SubmissionEntry::new(NvmOpcode::Flush.value(), 0, 1);
         let late = Command { entry, data: CommandData::Nothing, token: 99 };
-        assert!(self.queue.submit(late));
+        assert!(self.queue.submit(late, self.cx.now()));
         let refused = self.ended();
         assert_eq!((refused.len(), refused[0].token), (1, 99));
         assert_eq!(refused[0].status, Status::HOST_PATHING_ERROR);
@@ -315,5 +315,6 @@ fn a_queue_takes_its_depth_and_not_one_more() {
         script.submit(NvmOpcode::Flush, token);
     }
     let entry = SubmissionEntry::new(NvmOpcode::Flush.value(), 0, 1);
-    assert!(!script.queue.submit(Command { entry, data: CommandData::Nothing, token: 9 }));
+    let late = Command { entry, data: CommandData::Nothing, token: 9 };
+    assert!(!script.queue.submit(late, script.cx.now()));
 }

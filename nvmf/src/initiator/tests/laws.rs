@@ -174,7 +174,7 @@ fn controller_in_pieces() -> Box<dyn Peer> {
 
 /// This project's own target over a RAM disk.
 #[derive(Debug)]
-struct OwnTarget(Harness);
+pub struct OwnTarget(pub Harness);
 
 impl Peer for OwnTarget {
     fn step(&mut self, wires: &Wires) {

@@ -5,4 +5,5 @@ mod controller;
 mod faults;
 mod laws;
 mod loopback;
+mod remote;
 mod wire;

@@ -1,0 +1,233 @@
+//! What the cores and the supervisor of a remote device share.
+//!
+//! The supervisor alone changes sessions and grant; queue pairs read the session once a poll. The
+//! other way go [`Note`]s, through a bounded queue, off the path of I/O that goes well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bdev::session::{Link, SessionState, Sessions};
+use crossbeam_queue::ArrayQueue;
+use reactor::sleep::Waker;
+
+use super::super::connect::QueueGrant;
+use super::super::options::IO_QUEUES_MAX;
+use super::event::{LossReason, RemoteEvent};
+use super::options::{EVENTS_MAX, NOTES_MAX};
+
+/// What a queue pair wants of the supervisor.
+#[derive(Debug)]
+pub(super) enum Note {
+    /// It is open, on a core that this wakes.
+    Opened { queue_id: u16, waker: Option<Waker> },
+    /// Its session must end.
+    End { session: u64, reason: LossReason },
+    /// A command is late: abort it.
+    Abort { session: u64, queue_id: u16, command_id: u16 },
+    /// The target says that this way is closed: look what it says of that.
+    LookAtAccess { session: u64 },
+}
+
+/// What is shared.
+#[derive(Debug)]
+pub(super) struct Shared {
+    sessions: Arc<Sessions>,
+    /// The grant of the session, in two words; valid while it is live or inaccessible.
+    grant: [AtomicU64; 2],
+    /// Blocks of the namespace.
+    blocks: AtomicU64,
+    /// By queue id, from 1: whether a queue pair has it.
+    ports: Box<[AtomicBool]>,
+    /// Where the search for a free port begins.
+    next_port: AtomicU64,
+    notes: SyncSender<Note>,
+    events: ArrayQueue<RemoteEvent>,
+    stopping: AtomicBool,
+    supervisor: Option<Waker>,
+}
+
+impl Shared {
+    /// What is shared, and the notes for the supervisor, who is woken by `supervisor`.
+    pub fn new(supervisor: Option<Waker>) -> (Arc<Shared>, Receiver<Note>) {
+        let (notes, received) = sync_channel(NOTES_MAX);
+        let shared = Shared {
+            sessions: Arc::default(),
+            grant: Default::default(),
+            blocks: AtomicU64::new(0),
+            ports: (0..IO_QUEUES_MAX).map(|_| AtomicBool::new(false)).collect(),
+            next_port: AtomicU64::new(0),
+            notes,
+            events: ArrayQueue::new(EVENTS_MAX),
+            stopping: AtomicBool::new(false),
+            supervisor,
+        };
+        (Arc::new(shared), received)
+    }
+
+    /// The sessions, to be changed by the supervisor only.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Tells the supervisor; false when there is no room.
+    pub fn note(&self, note: Note) -> bool {
+        let sent = self.notes.try_send(note).is_ok();
+        self.wake_supervisor();
+        sent
+    }
+
+    fn wake_supervisor(&self) {
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.wake_if_sleeping();
+        }
+    }
+
+    /// The supervisor is to end.
+    pub fn stop(&self) {
+        // Release, partner: the acquire in `is_stopping`.
+        self.stopping.store(true, Ordering::Release);
+        self.wake_supervisor();
+    }
+
+    /// Whether the supervisor is to end.
+    pub fn is_stopping(&self) -> bool {
+        // Acquire, partner: the release in `stop`.
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Sets the grant of the session that is about to begin. By the supervisor, while the session
+    /// before is lost.
+    pub fn set_grant(&self, grant: QueueGrant) {
+        let QueueGrant { controller_id, io_queues, depth, capsule_data_bytes_max } = grant;
+        let ids = u64::from(controller_id) << 32 | u64::from(io_queues) << 16 | u64::from(depth);
+        // Release, partner: the fence in `grant`: who sees these sees the loss stored before.
+        self.grant[0].store(ids, Ordering::Release);
+        self.grant[1].store(u64::from(capsule_data_bytes_max), Ordering::Release);
+    }
+
+    /// The grant of a session; nothing when the session is over.
+    pub fn grant(&self, session: SessionState) -> Option<QueueGrant> {
+        // Relaxed: the fence orders both before the second look at the session; were they of a
+        // later session, that look would see at least the loss of this one.
+        let ids = self.grant[0].load(Ordering::Relaxed);
+        let capsule = self.grant[1].load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let [depth0, depth1, queues0, queues1, id0, id1, ..] = ids.to_le_bytes();
+        let grant = QueueGrant {
+            controller_id: u16::from_le_bytes([id0, id1]),
+            io_queues: u16::from_le_bytes([queues0, queues1]),
+            depth: u16::from_le_bytes([depth0, depth1]),
+            capsule_data_bytes_max: u32::try_from(capsule).expect("stored from 32 bits"),
+        };
+        let now = self.sessions.state();
+        let holds = now.number == session.number && matches!(now.link, Link::Live);
+        holds.then_some(grant)
+    }
+
+    /// I/O queues that were granted last.
+    pub fn queues(&self) -> u16 {
+        // Relaxed: a number and nothing else.
+        let [_, _, low, high, ..] = self.grant[0].load(Ordering::Relaxed).to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    /// Blocks of the namespace now.
+    pub fn blocks(&self) -> u64 {
+        // Relaxed: a number and nothing else.
+        self.blocks.load(Ordering::Relaxed)
+    }
+
+    /// Sets them. By the supervisor.
+    pub fn set_blocks(&self, blocks: u64) {
+        // Relaxed: see `blocks`.
+        self.blocks.store(blocks, Ordering::Relaxed);
+    }
+
+    /// Takes the id of an I/O queue that nobody has, of those up to `last`. Ids are dealt in turn:
+    /// the target may not have done with one that was given back just now.
+    pub fn take_port(&self, last: u16) -> Option<u16> {
+        let ports = &self.ports[..usize::from(last).min(self.ports.len())];
+        let count = u64::try_from(ports.len()).ok().filter(|count| *count > 0)?;
+        // Relaxed: where the search begins does not matter.
+        let start = self.next_port.fetch_add(1, Ordering::Relaxed);
+        let order = (0..count).map(|step| (start.wrapping_add(step)) % count);
+        let free = order.map(|index| usize::try_from(index).expect("fewer than 128 ports")).find(
+            // AcqRel, partner: the release in `give_port`.
+            |index| !ports[*index].swap(true, Ordering::AcqRel),
+        )?;
+        Some(u16::try_from(free + 1).expect("fewer than 128 ports"))
+    }
+
+    /// Gives an id back.
+    pub fn give_port(&self, queue_id: u16) {
+        // Release, partner: the swap in `take_port`.
+        self.ports[usize::from(queue_id) - 1].store(false, Ordering::Release);
+    }
+
+    /// Adds an event; the oldest gives way when there is no room.
+    pub fn report(&self, event: RemoteEvent) {
+        self.events.force_push(event);
+    }
+
+    /// Takes the oldest event.
+    pub fn take_event(&self) -> Option<RemoteEvent> {
+        self.events.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bdev::session::Continuity;
+
+    use super::*;
+
+    #[test]
+    fn a_grant_reads_as_written_and_only_for_its_own_session() {
+        let (shared, _notes) = Shared::new(None);
+        let grant = QueueGrant {
+            controller_id: 0xffee,
+            io_queues: 128,
+            depth: 1023,
+            capsule_data_bytes_max: u32::MAX,
+        };
+        shared.set_grant(grant);
+        let session = shared.sessions().begin(Continuity::Kept, Link::Live);
+        assert_eq!(shared.grant(session), Some(grant));
+        shared.sessions().change(Link::Lost);
+        assert_eq!(shared.grant(session), None);
+        shared.sessions().begin(Continuity::Kept, Link::Live);
+        assert_eq!(shared.grant(session), None);
+    }
+
+    #[test]
+    fn every_port_is_taken_once_and_one_given_back_comes_last() {
+        let (shared, _notes) = Shared::new(None);
+        let mut taken: Vec<u16> = (0..4).map(|_| shared.take_port(4).unwrap()).collect();
+        assert_eq!(shared.take_port(4), None);
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2, 3, 4]);
+        shared.give_port(3);
+        assert_eq!(shared.take_port(2), None);
+        assert_eq!(shared.take_port(4), Some(3));
+        assert_eq!(shared.take_port(0), None);
+        let all = (0..IO_QUEUES_MAX).filter_map(|_| shared.take_port(u16::MAX)).count();
+        assert_eq!(all, usize::from(IO_QUEUES_MAX) - 4);
+    }
+
+    #[test]
+    fn notes_are_taken_up_to_their_limit_and_events_keep_the_newest() {
+        let (shared, notes) = Shared::new(None);
+        for _ in 0..NOTES_MAX {
+            assert!(shared.note(Note::LookAtAccess { session: 1 }));
+        }
+        assert!(!shared.note(Note::LookAtAccess { session: 1 }));
+        assert_eq!(notes.try_iter().count(), NOTES_MAX);
+        for blocks in 0..=EVENTS_MAX as u64 {
+            shared.report(RemoteEvent::Resized { blocks });
+        }
+        let events: Vec<_> = std::iter::from_fn(|| shared.take_event()).collect();
+        assert_eq!(events.len(), EVENTS_MAX);
+        assert!(matches!(events[0], RemoteEvent::Resized { blocks: 1 }));
+    }
+}
