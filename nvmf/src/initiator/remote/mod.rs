@@ -3,9 +3,9 @@
 //! One controller a device and process. Its admin queue belongs to a [`Supervisor`], which
 //! connects, keeps alive, hears of changes, aborts, resets and reconnects; supervisors run on one
 //! control thread of the process ([`hub`]), or are polled by a test or the simulator. Each core
-//! that opens the device has one I/O queue of that controller ([`queue_pair`]), joined at its first I/O. A
-//! connection that breaks, on whatever core, ends the controller for all: what was in flight ends
-//! with a path status, and a new session begins under the next number ([`bdev::session`]).
+//! that opens the device has one I/O queue of that controller ([`queue_pair`]), joined at its first
+//! I/O. A connection that breaks, on whatever core, ends the controller for all: what was in flight
+//! ends with a path status, and a new session begins under the next number ([`bdev::session`]).
 //!
 //! After each reconnect the namespace is compared with what was opened ([`known`]); another one is
 //! refused. Whether the target was restarted in between is known of our own targets, which say
