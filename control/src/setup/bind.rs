@@ -8,6 +8,8 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bdev::pcie::PcieError;
 use nix::fcntl::OFlag;
@@ -21,6 +23,13 @@ use super::uses::{Use, UseKind};
 
 /// Where the kernel is asked to look for a driver.
 const PROBE: &str = "sys/bus/pci/drivers_probe";
+
+/// How long the kernel may take to give a device to a driver. That of NVMe drives is tried beside
+/// other work: the write that asks for it returns before it has the device.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// What takes a wish for a driver back: an empty line, since an empty write is none.
 const NO_WISH: &str = "\n";
 /// Text for the absence of a driver.
@@ -129,7 +138,7 @@ pub fn unbind(
         return Err(SetupError::InUse { address, uses: users.join(", ") });
     }
     change(host, hands, &address, NO_WISH)?;
-    let driver = driver(host, &address);
+    let driver = wait_for_driver(host, &address);
     if driver.as_deref() == Some(VFIO) {
         return Err(SetupError::NotTaken { address, driver: "nvme", now: VFIO.to_owned() });
     }
@@ -151,6 +160,18 @@ fn check_class(host: &Host, address: &str) -> Result<(), PcieError> {
 
 fn wish_path(address: &str) -> String {
     format!("{DEVICES}/{address}/driver_override")
+}
+
+/// The driver that takes a device within [`TAKEN_WITHIN`].
+fn wait_for_driver(host: &Host, address: &str) -> Option<String> {
+    let deadline = Instant::now() + TAKEN_WITHIN;
+    loop {
+        let found = driver(host, address);
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 fn driver_now(host: &Host, address: &str) -> String {
