@@ -6,6 +6,13 @@
 //! [`queue`] pairs commands with completions, [`connection`] is one TCP stream, [`outgoing`] and
 //! [`incoming`] its two directions. NVMe/TCP Transport 1.0, NVMe Base 2.0.
 //!
+//! Nothing here knows a kernel's socket. A stream is what the core's network gives for an address
+//! ([`reactor::socket::Network::connect`], a `dyn` [`reactor::socket::Socket`] with receive, send and
+//! the result of connecting, closed by dropping it), readiness comes through the context's
+//! `device_readiness`, time and chance through the context. So the same code runs over a simulated
+//! network: give `Cx` another network, note its reports, and poll; of a whole device, the queue
+//! pairs on their cores and the supervisor of [`remote::RemoteDevice::open_stepped`] on its own.
+//!
 //! Reconnecting, command timeouts and asymmetric access are the business of the layer above,
 //! [`remote`], which makes a block device of it all.
 

@@ -24,7 +24,7 @@ mod shared;
 mod supervisor;
 mod watch;
 
-pub use device::{OpenRemoteError, RemoteDevice};
+pub use device::{OpenRemoteError, Opening, RemoteDevice};
 pub use event::{LossReason, Mismatch, RemoteEvent};
 pub use options::{
     ABORT_GRACE, IO_TIMEOUT_DEFAULT, IO_TIMEOUT_MAX, IO_TIMEOUT_MIN, JOIN_TIMEOUT, RECONNECT_FIRST,
