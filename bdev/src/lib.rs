@@ -30,6 +30,7 @@ mod segment_list;
 pub mod session;
 pub mod split;
 pub mod stack;
+pub mod stripe_lock;
 pub mod uri;
 pub mod uring;
 mod wrapper;

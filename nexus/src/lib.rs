@@ -31,8 +31,9 @@
 //! * A write that did not reach a member is held until that member is out, by the word of
 //!   [`truth::Truth`]; then it is acknowledged, or sent to whoever is a member instead.
 //! * Overlapping writes go one after the other, over all cores ([`range_table`] within a core,
-//!   [`stripe_lock`] between cores). The answer of a read waits for every write that is in flight
-//!   to its blocks when its data is there, so no block reads new and then old (replica-truth 21).
+//!   [`bdev::stripe_lock`] between cores). The answer of a read waits for every write that is in
+//!   flight to its blocks when its data is there, so no block reads new and then old
+//!   (replica-truth 21).
 //! * A child that refuses an I/O without effect (range, reservation, capacity, comparison) must
 //!   have changed nothing; that all of them refuse it is the host's affair and faults nobody.
 
@@ -49,7 +50,6 @@ pub mod mirror;
 pub mod nexus;
 pub mod one_core;
 mod range_table;
-mod stripe_lock;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bdev::QueuePair;
 use bdev::device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
+use bdev::stripe_lock::{LockMember, StripeLock};
 use reactor::Cx;
 use reactor::dma::pool::LARGEST_BUFFER_BYTES;
 use reactor::sleep::Waker;
@@ -18,7 +19,6 @@ use crate::config::{self, ConfigError, Marking, NexusConfig, Standing};
 use crate::intent::IntentMap;
 use crate::mail::{Letter, Mailbox};
 use crate::mirror::MirrorQueuePair;
-use crate::stripe_lock::{LockMember, StripeLock};
 use crate::view::{Mode, Published, Version, View};
 
 /// Cores (and rebuilds) that can have a nexus open at once.

@@ -3,7 +3,7 @@
 //! Owned by a core's queue pair, on its thread; plain memory. A write is entered when it arrives
 //! and may start once no earlier write of the table overlaps it; the answer of a read is entered
 //! when its data is there, if writes overlap it (replica-truth rule 21). Order is that of
-//! arrival, so nobody starves and nobody waits in a circle. Between cores [`crate::stripe_lock`]
+//! arrival, so nobody starves and nobody waits in a circle. Between cores [`bdev::stripe_lock`]
 //! does the same, coarser.
 //!
 //! Entries hang in lists by stripe of 64 KiB, found by hashing; one that spans more than two
@@ -11,8 +11,7 @@
 //! one that leaves counts those down that came after it. Entering and leaving cost the length of
 //! a list.
 
-/// Bytes of a stripe.
-pub(crate) const STRIPE_BYTES: u64 = 64 << 10;
+use bdev::stripe_lock::STRIPE_BYTES;
 
 /// Lists. 16 KiB of heads a queue pair.
 const BUCKETS: usize = 4096;

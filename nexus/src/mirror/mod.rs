@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bdev::device::{Geometry, Limits};
+use bdev::stripe_lock::LockMember;
 use bdev::{
     BlockDevice, Busy, Completion, Completions, Io, OpenError, Operation, QueuePair, Status,
     legality,
@@ -32,7 +33,6 @@ use crate::cell::Cell;
 use crate::child::{CHILDREN_MAX, ChildSet, FaultReason};
 use crate::nexus::Nexus;
 use crate::range_table::RangeTable;
-use crate::stripe_lock::LockMember;
 use crate::view::{Version, View};
 use port::Port;
 use slot::{Slot, Stage, Work};

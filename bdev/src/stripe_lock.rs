@@ -1,29 +1,30 @@
 //! Keeps overlapping writes of several cores apart: one word a stripe of 64 KiB.
 //!
-//! Shared by the cores of a nexus while more than one has it open; with one, its
-//! [`crate::range_table`] is enough and no word is touched. A word says which member of the lock
-//! has the stripe, for how many of its I/Os, and who is next. Within a member the range table
-//! keeps I/Os apart, so a member may have several in one stripe. Words are taken in ascending
+//! Shared by the cores of a device while more than one has it open, on each core's thread; with
+//! one, the device needs no lock between cores and no word is touched. A word says which member of
+//! the lock has the stripe, for how many of its I/Os, and who is next. Within a member its own
+//! table keeps I/Os apart, so a member may have several in one stripe. Words are taken in ascending
 //! order, and nobody spins: who must wait keeps what it has, parks in its slot, and tries again
 //! when it is polled. A member that sees somebody next begins nothing new in the stripe, so turns
 //! are taken.
 //!
-//! The only place of the crate where an atomic is read, changed and written on the path of an I/O
-//! (ARCHITECTURE 6). Differs from the lock of the RAM disk in `bdev`, which is held within one call
-//! and has no order; here a word is held as long as a replicated write takes.
+//! Here and in `range_lock` only is an atomic read, changed and written on the path of an
+//! I/O (ARCHITECTURE 6). That lock, of the RAM disk, is held within one call and has no order; here
+//! a word is held as long as a replicated write takes, or a compare-and-write in steps.
 
 use std::ops::Range;
 
 use reactor::sync::{AtomicUsize, Ordering};
 
-use crate::range_table::STRIPE_BYTES;
+/// Bytes of a stripe.
+pub const STRIPE_BYTES: u64 = 64 << 10;
 
 /// Words, which stripes share modulo this number: 32 KiB, 256 MiB of volume before two meet. Fewer
 /// under loom, which models each.
 #[cfg(not(loom))]
-pub(crate) const WORDS: usize = 4096;
+const WORDS: usize = 4096;
 #[cfg(loom)]
-pub(crate) const WORDS: usize = 2;
+const WORDS: usize = 2;
 
 const COUNT_BITS: u32 = 32;
 const NAME_BITS: u32 = 16;
@@ -33,16 +34,16 @@ const _: () = assert!(usize::BITS == COUNT_BITS + 2 * NAME_BITS, "a word holds t
 
 /// A member of the lock: a core's queue pair, or a rebuild. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LockMember(u16);
+pub struct LockMember(u16);
 
 impl LockMember {
     /// The member of a number from zero; nothing when there are too many.
-    pub(crate) fn new(number: usize) -> Option<LockMember> {
+    pub fn new(number: usize) -> Option<LockMember> {
         u16::try_from(number + 1).ok().map(LockMember)
     }
 
     /// Its number from zero.
-    pub(crate) fn number(self) -> usize {
+    pub fn number(self) -> usize {
         usize::from(self.0) - 1
     }
 
@@ -98,14 +99,14 @@ impl Word {
 
 /// The words.
 #[derive(Debug)]
-pub(crate) struct StripeLock {
+pub struct StripeLock {
     words: Box<[AtomicUsize]>,
     stripe_blocks: u64,
 }
 
 impl StripeLock {
     /// All free, for a volume of blocks of `block_bytes`.
-    pub(crate) fn new(block_bytes: u32) -> StripeLock {
+    pub fn new(block_bytes: u32) -> StripeLock {
         StripeLock {
             words: (0..WORDS).map(|_| AtomicUsize::new(0)).collect(),
             stripe_blocks: STRIPE_BYTES / u64::from(block_bytes),
@@ -115,13 +116,7 @@ impl StripeLock {
     /// Takes the words of a range of `blocks` blocks (not zero) beyond the first `taken`, which the
     /// caller has; advances `taken`. True when it has all of them.
     #[inline]
-    pub(crate) fn take(
-        &self,
-        member: LockMember,
-        start: u64,
-        blocks: u32,
-        taken: &mut u32,
-    ) -> bool {
+    pub fn take(&self, member: LockMember, start: u64, blocks: u32, taken: &mut u32) -> bool {
         let words = self.words_of(start, blocks);
         for index in words.skip(*taken as usize) {
             if !self.try_word(member, index) {
@@ -135,13 +130,7 @@ impl StripeLock {
     /// Gives back the first `taken` words of a range. Each member whose turn has come is handed to
     /// `turn`, to be woken.
     #[inline]
-    pub(crate) fn release(
-        &self,
-        start: u64,
-        blocks: u32,
-        taken: u32,
-        mut turn: impl FnMut(LockMember),
-    ) {
+    pub fn release(&self, start: u64, blocks: u32, taken: u32, mut turn: impl FnMut(LockMember)) {
         for index in self.words_of(start, blocks).take(taken as usize) {
             if let Some(next) = self.release_word(index) {
                 turn(next);
@@ -151,7 +140,7 @@ impl StripeLock {
 
     /// True when another member than `member` has a part of the range: the answer of a read waits.
     #[inline]
-    pub(crate) fn is_written_by_others(&self, member: LockMember, start: u64, blocks: u32) -> bool {
+    pub fn is_written_by_others(&self, member: LockMember, start: u64, blocks: u32) -> bool {
         self.words_of(start, blocks).any(|index| {
             // Acquire, partner: the release in `release_word`, so that a read that finds nobody
             // comes after the writes that ended.
@@ -161,7 +150,7 @@ impl StripeLock {
     }
 
     /// Forgets a member that is gone with whatever it had.
-    pub(crate) fn forget(&self, member: LockMember) {
+    pub fn forget(&self, member: LockMember) {
         let name = member.name();
         for word in &self.words {
             let forgotten = |word| {
@@ -178,6 +167,7 @@ impl StripeLock {
         }
     }
 
+    #[inline]
     fn try_word(&self, member: LockMember, index: usize) -> bool {
         let word = &self.words[index];
         // Relaxed: only a guess for the exchange, which decides.
@@ -200,6 +190,7 @@ impl StripeLock {
         }
     }
 
+    #[inline]
     fn release_word(&self, index: usize) -> Option<LockMember> {
         let word = &self.words[index];
         // Relaxed: only a guess for the exchange, which decides.
@@ -221,6 +212,7 @@ impl StripeLock {
     }
 
     /// The words of a range in ascending order, each once.
+    #[inline]
     fn words_of(&self, start: u64, blocks: u32) -> std::iter::Chain<Range<usize>, Range<usize>> {
         let first = start / self.stripe_blocks;
         let last = (start + u64::from(blocks) - 1) / self.stripe_blocks;
