@@ -8,7 +8,8 @@
 //! that, and with deferred task work, so that completions are processed when the core asks for them
 //! and never in the middle of something else. The price is that they must be asked for: an enter
 //! with `GETEVENTS` whenever the ring says that work waits. The same call takes what is in line, so
-//! that there is one a pass, and none in a pass without either ([`CoreRing::turn`]).
+//! that there is one a pass, a few where much is in line ([`ENTRIES_PER_CALL`]), and none in a pass
+//! without either ([`CoreRing::turn`]).
 //!
 //! An eventfd tells of results, and is silent (`IORING_CQ_EVENTFD_DISABLED`) while the core is
 //! awake, so that a busy core pays nothing for it.
@@ -39,6 +40,12 @@ use crate::file::{Reaped, Watch};
 
 /// Files that are named by their place in the ring's table; those beyond are named as usual.
 const FILES_MAX: usize = 256;
+
+/// Entries that one call hands over. The kernel holds back the requests of a call (its plug) until
+/// it has prepared the last one, and then rings the device's bell once: with a whole pass in one
+/// call the device idles meanwhile, which cost 8 % of the random reads at depth 32. With four, the
+/// call's own price is still spread.
+const ENTRIES_PER_CALL: u32 = 4;
 
 /// What the ring knows of a port.
 #[derive(Debug)]
@@ -220,8 +227,8 @@ impl CoreRing {
         !port.arrived.is_empty() || (self.unsent > 0 && port.outstanding > 0)
     }
 
-    /// Gives the kernel what is in line, lets deferred work be done, and sorts the results: at most
-    /// one system call, and none when there is neither.
+    /// Gives the kernel what is in line, lets deferred work be done, and sorts the results: a system
+    /// call for each [`ENTRIES_PER_CALL`], one for the work alone, and none when there is neither.
     pub(super) fn turn(&mut self) {
         if self.armed {
             // The core is awake.
@@ -275,16 +282,22 @@ impl CoreRing {
     fn enter_for(&mut self, results_min: u32) -> bool {
         loop {
             let flags = EnterFlags::GETEVENTS.bits();
-            // SAFETY: the number of entries is what `put` counted, and there is no argument whose
-            // type could be wrong.
+            let offered = self.unsent.min(ENTRIES_PER_CALL);
+            // Waiting comes with the last call: the results may be those of what is in line.
+            let results_min = if offered == self.unsent { results_min } else { 0 };
+            // SAFETY: the number of entries is at most what `put` counted, and there is no argument
+            // whose type could be wrong.
             let taken = unsafe {
-                self.ring.submitter().enter::<libc::sigset_t>(self.unsent, results_min, flags, None)
+                self.ring.submitter().enter::<libc::sigset_t>(offered, results_min, flags, None)
             };
             let error = match taken {
                 Ok(taken) => {
                     let taken = u32::try_from(taken).expect("no more than were offered");
                     self.unsent = self.unsent.checked_sub(taken).expect("no more than offered");
-                    return true;
+                    if taken < offered || self.unsent == 0 {
+                        return true;
+                    }
+                    continue;
                 }
                 Err(error) => error,
             };
