@@ -21,7 +21,7 @@ use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::home::Home;
 use crate::nexus::Nexus;
 use crate::testing::{BLOCK_BYTES, config, disk, faulty, slow};
-use crate::truth::{ControlIo, MemberChange, Truth, TruthEvent};
+use crate::truth::{ControlIo, CopyOrder, Discard, MemberChange, NotRebuilt, Truth, TruthEvent};
 use crate::watch::{Log, Stamp, Watch};
 
 const DEPTH: u32 = 8;
@@ -55,6 +55,30 @@ impl Truth for Hesitant {
     fn begin_clear(&mut self, _: &mut Cx, _: crate::intent::RegionIndex) {
         unreachable!("regions are not marked");
     }
+
+    fn begin_target(&mut self, _: &mut Cx, _: ChildIndex, _: Discard) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Busy)
+    }
+
+    fn target_lost(&mut self, _: &mut Cx, _: ChildIndex) {}
+
+    fn next_copy(&mut self) -> Option<CopyOrder> {
+        None
+    }
+
+    fn copied(&mut self, _: &mut Cx, _: CopyOrder) {}
+
+    fn copy_failed(&mut self, _: &mut Cx, _: CopyOrder, _: ChildIndex) {}
+
+    fn copies_left(&self) -> u64 {
+        0
+    }
+
+    fn is_complete(&self, _: ChildIndex) -> bool {
+        false
+    }
+
+    fn begin_close(&mut self, _: &mut Cx) {}
 
     fn completed(&mut self, _: &mut Cx, _: ChildIndex, _: bdev::Completion) {
         unreachable!("nothing was submitted");
@@ -313,8 +337,8 @@ impl Cluster {
         let name = names[self.random.below(names.len() as u64) as usize].clone();
         // What cannot be done is refused, which is fine here.
         match self.random.below(4) {
-            0 => drop(self.home.fault(&name, FaultReason::Rpc)),
-            1 => drop(self.home.offline(&name)),
+            0 => drop(self.home.fault(&mut self.home_cx, &name, FaultReason::Rpc)),
+            1 => drop(self.home.offline(&mut self.home_cx, &name)),
             2 => self.home.pause(),
             _ => self.home.resume(),
         }

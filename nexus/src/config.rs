@@ -10,6 +10,7 @@ use bdev::{BlockDevice, Emulate, Operation, Split, split};
 use uuid::Uuid;
 
 use crate::child::CHILDREN_MAX;
+use crate::truth::NotRebuilt;
 use crate::view::{ChildDevice, Locality};
 
 /// A child as it is configured.
@@ -34,6 +35,9 @@ pub enum Standing {
     Member,
     /// Configured, but to be rebuilt before it is used.
     OutOfSync,
+    /// Nobody knows until the truth has assembled the volume, which waits until then. That of all
+    /// children or of none.
+    ByTruth,
 }
 
 /// A nexus as it is configured.
@@ -69,6 +73,18 @@ pub enum ConfigError {
     /// None that holds the data.
     #[error("none of the children is in sync")]
     NoMembers,
+    /// Some are to be judged by their labels, and others are not.
+    #[error("the labels decide about all of the children or about none")]
+    MixedStandings,
+    /// It cannot be rebuilt.
+    #[error("child {name} is not rebuilt")]
+    NotRebuilt {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: NotRebuilt,
+    },
     /// Too many.
     #[error("{count} children are more than the {CHILDREN_MAX} that a nexus can have")]
     TooManyChildren {
@@ -139,8 +155,12 @@ pub(crate) fn check(config: &NexusConfig) -> Result<Geometry, ConfigError> {
         return Err(ConfigError::TooManyChildren { count });
     }
     let Some(first) = config.children.first() else { return Err(ConfigError::NoChildren) };
-    if config.children.iter().all(|child| child.standing != Standing::Member) {
-        return Err(ConfigError::NoMembers);
+    let is = |standing| config.children.iter().filter(|child| child.standing == standing).count();
+    match is(Standing::ByTruth) {
+        0 if is(Standing::Member) == 0 => return Err(ConfigError::NoMembers),
+        0 => {}
+        all if all == count => {}
+        _ => return Err(ConfigError::MixedStandings),
     }
     let shortest = config.children.iter().map(room_blocks).min().unwrap_or(0);
     let blocks = config.blocks.unwrap_or(shortest);
@@ -234,6 +254,9 @@ mod tests {
         let mut stale = config(vec![disk()]);
         stale.children[0].standing = Standing::OutOfSync;
         assert_eq!(refused(stale), ConfigError::NoMembers);
+        let mut mixed = config(vec![disk(), disk()]);
+        mixed.children[1].standing = Standing::ByTruth;
+        assert_eq!(refused(mixed), ConfigError::MixedStandings);
     }
 
     #[test]

@@ -82,7 +82,8 @@ impl Nexus {
             devices,
             kept: [0; CHILDREN_MAX],
             incarnations: [0; CHILDREN_MAX],
-            mode: Mode::Running,
+            // Without a member, the truth has yet to find out who is one.
+            mode: if members.is_empty() { Mode::Paused } else { Mode::Running },
             blocks: geometry.blocks,
             is_shared: false,
             intent,

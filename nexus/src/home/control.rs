@@ -9,6 +9,7 @@ use super::{Child, Home, Step, Stops};
 use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
 use crate::config::{self, ChildConfig, ConfigError};
 use crate::errors::ErrorStore;
+use crate::truth::{ControlIo, Discard};
 
 /// A child as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,7 @@ impl Home {
         let no_place = || ConfigError::NoPlace { name: config.name.clone() };
         let child = ChildIndex::all().find(|child| self.is_free(*child)).ok_or_else(no_place)?;
         self.ports.place(child, Some(config::prepare(&config).device));
+        self.truth.place(child, Some(&config));
         let state = ChildState::Faulted(FaultReason::OutOfSync);
         self.children[child.get()] = Some(Child { config, state, errors: ErrorStore::new() });
         Ok(child)
@@ -75,21 +77,28 @@ impl Home {
     }
 
     /// Faults a child: it leaves, and is out of sync from then on.
-    pub fn fault(&mut self, name: &str, reason: FaultReason) -> Result<(), ConfigError> {
-        self.expel(name, ChildState::Faulted(reason))
+    pub fn fault(
+        &mut self,
+        cx: &mut Cx,
+        name: &str,
+        reason: FaultReason,
+    ) -> Result<(), ConfigError> {
+        self.expel(cx, name, ChildState::Faulted(reason))
     }
 
     /// Takes a child offline: it leaves, and may be taken online again.
-    pub fn offline(&mut self, name: &str) -> Result<(), ConfigError> {
-        self.expel(name, ChildState::Closed)
+    pub fn offline(&mut self, cx: &mut Cx, name: &str) -> Result<(), ConfigError> {
+        self.expel(cx, name, ChildState::Closed)
     }
 
     /// Makes a child leave in an orderly way. One that has left already only changes its state.
-    fn expel(&mut self, name: &str, state: ChildState) -> Result<(), ConfigError> {
+    fn expel(&mut self, cx: &mut Cx, name: &str, state: ChildState) -> Result<(), ConfigError> {
         let child = self.find(name)?;
         let view = self.nexus.view();
         if view.targets.contains(child) {
-            self.lose(child, FaultReason::RebuildFailed);
+            self.lose(cx, child, FaultReason::RebuildFailed);
+        } else if self.is_becoming_target(child) {
+            self.truth.target_lost(cx, child);
         } else if view.readable() == ChildSet::only(child) {
             return Err(ConfigError::LastMember { name: name.to_owned() });
         } else if view.readable().contains(child) {
@@ -100,13 +109,19 @@ impl Home {
         Ok(())
     }
 
+    /// True when the label of a target is being written.
+    fn is_becoming_target(&self, child: ChildIndex) -> bool {
+        let known = self.children[child.get()].as_ref();
+        known.is_some_and(|known| known.state == ChildState::Rebuilding) && !self.is_target(child)
+    }
+
     /// Forgets a child that has left. [`ConfigError::Busy`] while it is used on a core; a member is
     /// made to leave, and the call is to be made again.
     pub fn remove(&mut self, cx: &mut Cx, name: &str) -> Result<(), ConfigError> {
         let child = self.find(name)?;
         let view = self.nexus.view();
         if view.members.union(view.targets).contains(child) {
-            self.expel(name, ChildState::Destroying)?;
+            self.expel(cx, name, ChildState::Destroying)?;
             return Err(ConfigError::Busy);
         }
         if !self.is_released(child) {
@@ -115,20 +130,44 @@ impl Home {
         }
         self.children[child.get()] = None;
         self.ports.place(child, None);
+        self.truth.place(child, None);
         Ok(())
     }
 
-    /// Makes a rebuild target of a child that is out: from the view that this publishes on, every
-    /// write goes to it too (replica-truth rule 28), and it is not read.
-    pub fn begin_target(&mut self, name: &str) -> Result<ChildIndex, ConfigError> {
+    /// Begins to make a rebuild target of a child that is out. It is one when its state is
+    /// [`ChildState::Rebuilding`] and [`Home::is_target`]: from the view that is published then,
+    /// every write goes to it too (replica-truth rule 28), and it is not read.
+    pub fn begin_target(
+        &mut self,
+        cx: &mut Cx,
+        name: &str,
+        discard: Discard,
+    ) -> Result<ChildIndex, ConfigError> {
         let child = self.find(name)?;
         let view = self.nexus.view();
-        if view.members.union(view.targets).contains(child) || !self.is_released(child) {
+        let is_used = view.members.union(view.targets).contains(child);
+        if is_used || !self.is_released(child) || self.step != Step::Idle {
             return Err(ConfigError::Busy);
         }
         let known = self.children[child.get()].as_mut().expect("it was found");
         config::check_child(&known.config, self.nexus.geometry())?;
+        let begun = self.truth.begin_target(cx, child, discard);
+        begun.map_err(|source| ConfigError::NotRebuilt { name: name.to_owned(), source })?;
         known.state = ChildState::Rebuilding;
+        Ok(child)
+    }
+
+    /// True when a child is written as a target.
+    pub fn is_target(&self, child: ChildIndex) -> bool {
+        self.nexus.view().targets.contains(child)
+    }
+
+    /// The label of a target is durable: writes go there from the view on that this publishes. One
+    /// that was given up meanwhile is none any more.
+    pub(super) fn write_target(&mut self, cx: &mut Cx, child: ChildIndex) {
+        let known = self.children[child.get()].as_ref();
+        let known = known.filter(|known| known.state == ChildState::Rebuilding);
+        let Some(known) = known else { return self.truth.target_lost(cx, child) };
         let device = config::prepare(&known.config);
         self.nexus.publish(|view| {
             view.devices[child.get()] = Some(device);
@@ -136,7 +175,6 @@ impl Home {
             *incarnation = incarnation.wrapping_add(1);
             view.targets = view.targets.with(child);
         });
-        Ok(child)
     }
 
     /// A target has everything: it becomes a member once nothing is in flight on any core (rule
@@ -186,6 +224,7 @@ impl Home {
         let blocks = used.iter().map(room).min().unwrap_or(0);
         if blocks > view.blocks && view.intent.is_none() {
             self.nexus.publish(|view| view.blocks = blocks);
+            self.truth.attach(self.nexus.geometry(), view.members);
         }
         self.nexus.view().blocks
     }

@@ -6,12 +6,14 @@
 //! acknowledge what they held. One change at a time; what fails meanwhile leaves with the next.
 
 mod control;
+mod opening;
 mod ports;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+use bdev::BlockDevice;
 use reactor::{Cx, Wake};
 
 use crate::child::{CHILDREN_MAX, ChildIndex, ChildSet, ChildState, FaultReason};
@@ -46,6 +48,8 @@ enum Step {
     Draining(Version),
     /// The labels are being written.
     Deciding(MemberChange),
+    /// A new owner is to assemble the volume: all cores must have given everything back.
+    StartingOver(Version),
 }
 
 /// Why I/O is not admitted. Several may hold at once.
@@ -53,6 +57,8 @@ enum Step {
 struct Stops {
     by_operator: bool,
     by_truth: bool,
+    /// Members are not known yet.
+    unassembled: bool,
     by_home: bool,
     ended: bool,
 }
@@ -67,9 +73,14 @@ pub struct Home {
     step: Step,
     /// Targets that are complete and are to become members.
     joining: ChildSet,
+    /// Of those whose joining is being decided, those that were lost meanwhile: they leave next.
+    doomed: ChildSet,
     stops: Stops,
     /// The view since which I/O is not admitted.
     stopped_since: Version,
+    /// Why the volume is not open, in words.
+    refusal: Option<String>,
+    is_closed: bool,
 }
 
 impl Home {
@@ -84,15 +95,19 @@ impl Home {
             let state = match config.standing {
                 Standing::Member => ChildState::Open,
                 Standing::OutOfSync => ChildState::Faulted(FaultReason::OutOfSync),
+                Standing::ByTruth => ChildState::Init,
             };
             let config = config.clone();
             *place = Some(Child { config, state, errors: ErrorStore::new() });
         }
-        let (stopped_since, _) = nexus.published.fetch();
+        let (stopped_since, view) = nexus.published.fetch();
         let mut ports = Ports::new();
+        let mut truth = truth;
         for (child, config) in ChildIndex::all().zip(&nexus.configured) {
             ports.place(child, Some(config::prepare(config).device));
+            truth.place(child, Some(config));
         }
+        truth.attach(nexus.geometry(), view.members);
         Home {
             nexus,
             truth,
@@ -100,8 +115,11 @@ impl Home {
             ports,
             step: Step::Idle,
             joining: ChildSet::EMPTY,
-            stops: Stops::default(),
+            doomed: ChildSet::EMPTY,
+            stops: Stops { unassembled: view.members.is_empty(), ..Stops::default() },
             stopped_since,
+            refusal: None,
+            is_closed: false,
         }
     }
 
@@ -111,6 +129,7 @@ impl Home {
         work += self.ports.poll(cx, &mut *self.truth);
         work += self.hear_truth(cx);
         work += self.go_on(cx);
+        self.end_labels(cx);
         let Home { nexus, truth, .. } = self;
         if let Some(intent) = &nexus.view().intent {
             intent.take_wanted(|region| {
@@ -129,6 +148,7 @@ impl Home {
         let step = match self.step {
             // Cores that follow do not say so; they are few microseconds away.
             Step::Stopping(_) | Step::Draining(_) => Wake::Now,
+            Step::StartingOver(_) => Wake::Now,
             Step::Idle if !self.joining.is_empty() => Wake::Now,
             Step::Idle | Step::Deciding(_) => Wake::Never,
         };
@@ -147,13 +167,13 @@ impl Home {
                 Letter::Failed { child, reason, kept } => {
                     // An older letter was answered already.
                     if self.nexus.view().kept[child.get()] == kept {
-                        self.lose(child, reason);
+                        self.lose(cx, child, reason);
                     }
                 }
                 Letter::Error { child } => {
                     let known = self.children[child.get()].as_mut();
                     if known.is_some_and(|known| known.errors.note(cx.now())) {
-                        self.lose(child, FaultReason::IoError);
+                        self.lose(cx, child, FaultReason::IoError);
                     }
                 }
             }
@@ -163,16 +183,10 @@ impl Home {
 
     /// A child has failed: it leaves, unless it is the last one. Cores stop using it as soon as
     /// they see the view.
-    fn lose(&mut self, child: ChildIndex, reason: FaultReason) {
+    fn lose(&mut self, cx: &mut Cx, child: ChildIndex, reason: FaultReason) {
         let view = self.nexus.view();
         if view.targets.contains(child) {
-            self.joining = self.joining.without(child);
-            self.set_state(child, ChildState::Faulted(FaultReason::RebuildFailed));
-            self.nexus.publish(|view| {
-                view.targets = view.targets.without(child);
-                view.devices[child.get()] = None;
-            });
-            return;
+            return self.lose_target(cx, child, reason);
         }
         let usable = view.readable();
         if !usable.contains(child) {
@@ -189,6 +203,24 @@ impl Home {
         self.dismiss(child);
     }
 
+    /// A target has failed: it is written no more. One whose joining is being decided may be a
+    /// member already by the labels: it leaves like one, as soon as that is known.
+    fn lose_target(&mut self, cx: &mut Cx, child: ChildIndex, reason: FaultReason) {
+        if let Step::Deciding(change) = self.step
+            && change.after.contains(child)
+        {
+            self.doomed = self.doomed.with(child);
+            return self.set_state(child, ChildState::Faulted(reason));
+        }
+        self.joining = self.joining.without(child);
+        self.set_state(child, ChildState::Faulted(FaultReason::RebuildFailed));
+        self.nexus.publish(|view| {
+            view.targets = view.targets.without(child);
+            view.devices[child.get()] = None;
+        });
+        self.truth.target_lost(cx, child);
+    }
+
     /// Publishes that a member is on its way out.
     fn dismiss(&mut self, child: ChildIndex) {
         let version = self.nexus.publish(|view| view.leaving = view.leaving.with(child));
@@ -199,7 +231,7 @@ impl Home {
                 self.stop(|stops| stops.by_home = false);
             }
             Step::Idle | Step::Stopping(_) => self.step = Step::Stopping(version),
-            Step::Deciding(_) => {}
+            Step::Deciding(_) | Step::StartingOver(_) => {}
         }
     }
 
@@ -208,8 +240,12 @@ impl Home {
         while let Some(event) = self.truth.poll(cx, &mut self.ports) {
             heard += 1;
             match event {
+                TruthEvent::Assembled(assembly) => self.open(assembly),
+                TruthEvent::LeftOut(child, reason) => self.leave_out(cx, child, reason),
+                TruthEvent::Refused(words) => self.refusal = Some(words),
+                TruthEvent::Resigned => self.resign(),
                 TruthEvent::InForce => self.put_in_force(),
-                TruthEvent::MemberLost(child, reason) => self.lose(child, reason),
+                TruthEvent::MemberLost(child, reason) => self.lose(cx, child, reason),
                 TruthEvent::Frozen => self.stop(|stops| stops.by_truth = true),
                 TruthEvent::Thawed => self.stop(|stops| stops.by_truth = false),
                 TruthEvent::Overtaken => self.stop(|stops| stops.ended = true),
@@ -219,7 +255,9 @@ impl Home {
                     }
                     self.nexus.wake_all();
                 }
-                TruthEvent::Cleared(_) => {}
+                TruthEvent::Cleared(_) | TruthEvent::Equal(_) => {}
+                TruthEvent::TargetReady(child) => self.write_target(cx, child),
+                TruthEvent::Closed => self.is_closed = true,
             }
         }
         heard
@@ -233,10 +271,11 @@ impl Home {
         let gone = change.before.minus(change.after);
         let joined = change.after.minus(change.before);
         self.joining = self.joining.minus(joined);
-        joined.iter().for_each(|child| self.set_state(child, ChildState::Open));
+        let doomed = std::mem::take(&mut self.doomed);
+        joined.minus(doomed).iter().for_each(|child| self.set_state(child, ChildState::Open));
         let version = self.nexus.publish(|view| {
             view.members = change.after;
-            view.leaving = view.leaving.minus(gone);
+            view.leaving = view.leaving.minus(gone).union(doomed);
             view.targets = view.targets.minus(joined);
             gone.iter().for_each(|child| view.devices[child.get()] = None);
         });
@@ -254,7 +293,12 @@ impl Home {
                 self.stop(|stops| stops.by_home = true);
                 self.step = Step::Draining(self.stopped_since);
             }
-            Step::Idle | Step::Stopping(_) | Step::Draining(_) | Step::Deciding(_) => return 0,
+            Step::StartingOver(version) if self.is_all_released(version) => self.start_over(cx),
+            Step::Idle
+            | Step::Stopping(_)
+            | Step::Draining(_)
+            | Step::Deciding(_)
+            | Step::StartingOver(_) => return 0,
         }
         1
     }
@@ -315,8 +359,12 @@ impl Home {
         change(&mut self.stops);
         let mode = match self.stops {
             Stops { ended: true, .. } => Mode::Ended,
-            Stops { by_operator: false, by_truth: false, by_home: false, .. } => Mode::Running,
-            Stops { .. } => Mode::Paused,
+            Stops { by_operator, by_truth, unassembled, by_home, .. } => {
+                match by_operator || by_truth || unassembled || by_home {
+                    true => Mode::Paused,
+                    false => Mode::Running,
+                }
+            }
         };
         if self.nexus.view().mode != mode {
             self.stopped_since = self.nexus.publish(|view| view.mode = mode);

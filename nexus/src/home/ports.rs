@@ -47,13 +47,6 @@ impl Ports {
         self.open[child.get()].as_ref().is_none_or(|port| port.inflight() == 0)
     }
 
-    /// Asks a child's I/Os to end.
-    pub(super) fn abort(&mut self, cx: &mut Cx, child: ChildIndex) {
-        if let Some(port) = &mut self.open[child.get()] {
-            port.abort_all(cx);
-        }
-    }
-
     /// Hands what has ended to the truth; returns how much that was.
     pub(super) fn poll(&mut self, cx: &mut Cx, truth: &mut dyn Truth) -> usize {
         let mut count = 0;
@@ -104,6 +97,12 @@ impl ControlIo for Ports {
                 Ok(())
             }
             None => Err(Busy),
+        }
+    }
+
+    fn abort(&mut self, cx: &mut Cx, child: ChildIndex) {
+        if let Some(port) = &mut self.open[child.get()] {
+            port.abort_all(cx);
         }
     }
 }

@@ -19,14 +19,16 @@ use crate::config::{ConfigError, Marking};
 use crate::errors::ERRORS_MAX;
 use crate::intent::RegionIndex;
 use crate::mirror::CHILD_TIMEOUT;
-use crate::testing::{BLOCK_BYTES, child, config, disk, faulty};
-use crate::truth::{ControlIo, MemberChange};
+use crate::testing::{BLOCK_BYTES, BLOCKS, child, config, disk, faulty};
+use crate::truth::{Assembly, ControlIo, CopyOrder, Discard, MemberChange, NotRebuilt};
 
 /// What the truth was asked, and what it may answer.
 #[derive(Debug, Default)]
 struct Script {
     changes: Vec<MemberChange>,
     marks: Vec<RegionIndex>,
+    lost_targets: Vec<ChildIndex>,
+    starts: usize,
     answers: Vec<TruthEvent>,
 }
 
@@ -47,6 +49,42 @@ impl Truth for Scripted {
     }
 
     fn begin_clear(&mut self, _: &mut Cx, _: RegionIndex) {}
+
+    fn start_over(&mut self, _: &mut Cx) {
+        self.0.borrow_mut().starts += 1;
+    }
+
+    fn begin_target(
+        &mut self,
+        _: &mut Cx,
+        child: ChildIndex,
+        _: Discard,
+    ) -> Result<(), NotRebuilt> {
+        self.0.borrow_mut().answers.push(TruthEvent::TargetReady(child));
+        Ok(())
+    }
+
+    fn target_lost(&mut self, _: &mut Cx, child: ChildIndex) {
+        self.0.borrow_mut().lost_targets.push(child);
+    }
+
+    fn next_copy(&mut self) -> Option<CopyOrder> {
+        None
+    }
+
+    fn copied(&mut self, _: &mut Cx, _: CopyOrder) {}
+
+    fn copy_failed(&mut self, _: &mut Cx, _: CopyOrder, _: ChildIndex) {}
+
+    fn copies_left(&self) -> u64 {
+        0
+    }
+
+    fn is_complete(&self, _: ChildIndex) -> bool {
+        true
+    }
+
+    fn begin_close(&mut self, _: &mut Cx) {}
 
     fn completed(&mut self, _: &mut Cx, _: ChildIndex, _: Completion) {}
 
@@ -245,15 +283,18 @@ fn a_frozen_volume_waits_and_an_overtaken_one_fails() {
 #[test]
 fn a_child_leaves_comes_back_as_a_target_and_becomes_a_member() {
     let mut rig = Rig::of(vec![disk(), disk()]);
-    rig.home.offline("child1").unwrap();
+    rig.home.offline(&mut rig.cx, "child1").unwrap();
     rig.pass();
     assert_eq!(rig.script.borrow().changes[0].reason, None);
     rig.answer(TruthEvent::InForce);
     rig.pass();
     assert_eq!(rig.states()[1], ChildState::Closed);
-    let last = rig.home.offline("child0");
+    let last = rig.home.offline(&mut rig.cx, "child0");
     assert_eq!(last, Err(ConfigError::LastMember { name: String::from("child0") }));
-    let index = rig.home.begin_target("child1").unwrap();
+    let index = rig.home.begin_target(&mut rig.cx, "child1", Discard::No).unwrap();
+    assert!(!rig.home.is_target(index), "its label comes first");
+    rig.pass();
+    assert!(rig.home.is_target(index));
     rig.submit(Operation::Write, 1);
     assert_eq!(rig.pass(), [(1, Status::SUCCESS)]);
     rig.home.admit(index);
@@ -272,10 +313,12 @@ fn a_target_that_fails_is_dropped_without_asking_anybody() {
     let mut rig = Rig::of(vec![disk()]);
     let bad = broken(OperationSet::ALL, Status::WRITE_FAULT);
     rig.home.add(child("new", bad)).unwrap();
-    rig.home.begin_target("new").unwrap();
+    rig.home.begin_target(&mut rig.cx, "new", Discard::No).unwrap();
+    rig.pass();
     rig.submit(Operation::Write, 1);
     assert_eq!(rig.pass(), [(1, Status::SUCCESS)]);
     assert_eq!(rig.states()[1], ChildState::Faulted(FaultReason::RebuildFailed));
+    assert_eq!(rig.script.borrow().lost_targets, [ChildIndex::new(1).unwrap()]);
     assert_eq!(rig.script.borrow().changes, []);
     rig.home.remove(&mut rig.cx, "new").unwrap();
     assert_eq!(rig.states(), [ChildState::Open]);
@@ -311,4 +354,75 @@ fn a_write_waits_for_the_mark_of_its_region_and_only_the_first_one_does() {
     rig.submit(Operation::Write, 3);
     assert_eq!(rig.pass(), [(3, Status::SUCCESS)]);
     assert_eq!(rig.script.borrow().marks.len(), marks);
+}
+
+fn unassembled(devices: Vec<Arc<dyn BlockDevice>>) -> Rig {
+    let mut settings = config(devices);
+    settings.children.iter_mut().for_each(|child| child.standing = Standing::ByTruth);
+    Rig::new(settings)
+}
+
+fn assembled(members: &[usize]) -> TruthEvent {
+    TruthEvent::Assembled(Assembly { members: set(members), blocks: BLOCKS })
+}
+
+#[test]
+fn io_waits_until_the_truth_has_assembled_the_volume() {
+    let mut rig = unassembled(vec![disk(), disk(), disk()]);
+    rig.submit(Operation::Write, 1);
+    rig.answer(TruthEvent::Refused(String::from("one is missing")));
+    assert_eq!(rig.pass(), []);
+    assert_eq!(rig.home.refusal(), Some("one is missing"));
+    assert_eq!(rig.states(), [ChildState::Init; 3]);
+    let absent = ChildIndex::new(2).unwrap();
+    rig.answer(assembled(&[0, 1]));
+    rig.answer(TruthEvent::LeftOut(absent, FaultReason::CantOpen));
+    assert_eq!(rig.pass(), [(1, Status::SUCCESS)]);
+    assert_eq!(rig.home.refusal(), None);
+    let cannot = ChildState::Faulted(FaultReason::CantOpen);
+    assert_eq!(rig.states(), [ChildState::Open, ChildState::Open, cannot]);
+    assert_eq!(rig.nexus.view().members, set(&[0, 1]));
+}
+
+#[test]
+fn a_truth_that_resigns_starts_over_when_every_core_has_let_go_and_no_host_sees_an_error() {
+    let broken = broken(OperationSet::ALL, Status::WRITE_FAULT);
+    let mut rig = unassembled(vec![disk(), broken]);
+    rig.answer(assembled(&[0, 1]));
+    rig.pass();
+    rig.submit(Operation::Write, 1);
+    assert_eq!(rig.pass(), [], "done on the first only, and so held");
+    rig.answer(TruthEvent::Resigned);
+    assert_eq!(rig.pass(), []);
+    rig.wait(Nanos::from_millis(200));
+    assert_eq!(rig.pass(), []);
+    assert_eq!(rig.script.borrow().starts, 1);
+    assert!(!rig.home.is_assembled());
+    rig.answer(assembled(&[0]));
+    assert_eq!(rig.pass(), [(1, Status::SUCCESS)]);
+    assert_eq!(rig.states()[0], ChildState::Open);
+}
+
+#[test]
+fn a_target_lost_while_it_joins_leaves_as_a_member() {
+    let mut rig = Rig::of(vec![disk(), disk()]);
+    rig.home.offline(&mut rig.cx, "child1").unwrap();
+    rig.pass();
+    rig.answer(TruthEvent::InForce);
+    rig.pass();
+    let index = rig.home.begin_target(&mut rig.cx, "child1", Discard::No).unwrap();
+    rig.pass();
+    rig.home.admit(index);
+    rig.pass();
+    rig.answer(TruthEvent::MemberLost(index, FaultReason::IoError));
+    rig.pass();
+    rig.answer(TruthEvent::InForce);
+    rig.pass();
+    let change = rig.script.borrow().changes[2];
+    assert_eq!((change.before, change.after), (set(&[0, 1]), set(&[0])));
+    rig.submit(Operation::Write, 1);
+    assert_eq!(rig.pass(), [], "it may be a member by the labels");
+    rig.answer(TruthEvent::InForce);
+    assert_eq!(rig.pass(), [(1, Status::SUCCESS)]);
+    assert_eq!(rig.states(), [ChildState::Open, IO_FAULT]);
 }

@@ -14,12 +14,17 @@ impl MirrorQueuePair {
     #[cold]
     pub(super) fn follow(&mut self, cx: &mut Cx) {
         let (version, view) = self.nexus.published.fetch();
+        let is_other = |child: &ChildIndex| {
+            self.view.incarnations[child.get()] != view.incarnations[child.get()]
+        };
+        let others: ChildSet = ChildIndex::all().filter(is_other).collect();
         (self.version, self.view) = (version, view);
         self.geometry.blocks = self.view.blocks;
         let kept = self.judge_suspended();
         self.close_unused();
         self.open_used(cx);
         self.recount();
+        self.forget(others);
         for child in self.open.minus(self.view.written()) {
             if let Some(port) = self.ports[child.get()].as_mut() {
                 port.abort(cx);
@@ -39,9 +44,7 @@ impl MirrorQueuePair {
         let used = self.view.members.union(self.view.targets);
         for child in self.suspended {
             let place = child.get();
-            let port = self.ports[place].as_ref();
-            let is_other =
-                port.is_some_and(|port| port.incarnation != self.view.incarnations[place]);
+            let is_other = self.incarnations[place] != self.view.incarnations[place];
             let is_kept = self.view.kept[place] != self.kept[place];
             if !used.contains(child) || is_other || is_kept {
                 self.suspended = self.suspended.without(child);
@@ -52,9 +55,22 @@ impl MirrorQueuePair {
         all_kept
     }
 
+    /// What these did for an I/O before they were put in anew counts nothing: they may have lost it.
+    fn forget(&mut self, others: ChildSet) {
+        if others.is_empty() {
+            return;
+        }
+        for (_, slot) in self.slots.iter_mut() {
+            let of_slot =
+                [&mut slot.done, &mut slot.refused, &mut slot.failed, &mut slot.tried_again];
+            of_slot.into_iter().for_each(|children| *children = children.minus(others));
+            slot.tried_twice = slot.tried_twice.minus(others);
+        }
+    }
+
     /// Closes queue pairs that are used no more and have given everything back.
     pub(super) fn close_unused(&mut self) {
-        let used = self.view.members.union(self.view.targets);
+        let used = self.view.written();
         for child in self.open {
             let place = child.get();
             let is_over = |port: &Port| {
@@ -141,6 +157,7 @@ impl MirrorQueuePair {
         self.suspended = self.suspended.with(child);
         self.reasons[child.get()] = reason;
         self.kept[child.get()] = self.view.kept[child.get()];
+        self.incarnations[child.get()] = self.view.incarnations[child.get()];
         self.unreported = self.unreported.with(child);
         self.recount();
         self.report();

@@ -64,6 +64,8 @@ pub struct MirrorQueuePair {
     reasons: [FaultReason; CHILDREN_MAX],
     /// [`View::kept`] when they were reported.
     kept: [u32; CHILDREN_MAX],
+    /// [`View::incarnations`] when they were reported.
+    incarnations: [u32; CHILDREN_MAX],
     /// Whom new writes go to.
     written: ChildSet,
     /// Who must have a write before it is acknowledged without further thought.
@@ -116,6 +118,7 @@ impl MirrorQueuePair {
             unreported: ChildSet::EMPTY,
             reasons: [FaultReason::Unknown; CHILDREN_MAX],
             kept: [0; CHILDREN_MAX],
+            incarnations: [0; CHILDREN_MAX],
             written: ChildSet::EMPTY,
             required: ChildSet::EMPTY,
             readable: ChildSet::EMPTY,

@@ -1,0 +1,101 @@
+//! How a volume comes to have members: the truth assembles it, and assembles it again when it cannot
+//! tell any more who has the data.
+//!
+//! Until then all I/O waits. To start over, every core gives back what it has of every child, as if
+//! all of them had failed: what has begun is held, and is sent again to whoever is a member then.
+
+use reactor::Cx;
+
+use super::{Home, Step};
+use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
+use crate::config;
+use crate::truth::{Assembly, ControlIo};
+use crate::view::Version;
+
+impl Home {
+    /// Why the volume is not open yet, in words.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref().filter(|_| self.stops.unassembled)
+    }
+
+    /// True when the members are known: the volume has been opened.
+    pub fn is_assembled(&self) -> bool {
+        !self.stops.unassembled
+    }
+
+    /// The truth has assembled the volume: its members are written and read from here on.
+    pub(super) fn open(&mut self, assembly: Assembly) {
+        let Assembly { members, blocks } = assembly;
+        assert!(!members.is_empty(), "an epoch has members");
+        self.refusal = None;
+        self.step = Step::Idle;
+        for child in ChildIndex::all() {
+            let Some(known) = &mut self.children[child.get()] else { continue };
+            known.state = match known.state {
+                _ if members.contains(child) => ChildState::Open,
+                ChildState::Init | ChildState::Open | ChildState::Rebuilding => {
+                    ChildState::Faulted(FaultReason::OutOfSync)
+                }
+                other => other,
+            };
+        }
+        let children = &self.children;
+        self.nexus.publish(|view| {
+            view.members = members;
+            (view.leaving, view.targets) = (ChildSet::EMPTY, ChildSet::EMPTY);
+            view.blocks = blocks;
+            for child in ChildIndex::all() {
+                let known = children[child.get()].as_ref().filter(|_| members.contains(child));
+                view.devices[child.get()] = known.map(|known| config::prepare(&known.config));
+                let incarnation = &mut view.incarnations[child.get()];
+                *incarnation = incarnation.wrapping_add(1);
+            }
+        });
+        self.stop(|stops| (stops.unassembled, stops.by_truth) = (false, false));
+    }
+
+    /// The truth says why a child is no member.
+    pub(super) fn leave_out(&mut self, cx: &mut Cx, child: ChildIndex, reason: FaultReason) {
+        let view = self.nexus.view();
+        if view.targets.contains(child) {
+            return self.lose_target(cx, child, reason);
+        }
+        let known = self.children[child.get()].as_mut();
+        if let Some(known) = known.filter(|_| !view.members.contains(child)) {
+            known.state = ChildState::Faulted(reason);
+        }
+    }
+
+    /// Nobody can tell who has the data: nothing is used until a new owner has assembled the
+    /// volume.
+    pub(super) fn resign(&mut self) {
+        (self.joining, self.doomed) = (ChildSet::EMPTY, ChildSet::EMPTY);
+        self.stop(|stops| (stops.unassembled, stops.by_home) = (true, false));
+        let version = self.nexus.publish(|view| {
+            view.leaving = view.members;
+            view.targets = ChildSet::EMPTY;
+        });
+        self.step = Step::StartingOver(version);
+    }
+
+    /// True when nothing of the volume's is in flight anywhere.
+    pub(super) fn is_all_released(&self, version: Version) -> bool {
+        let all = ChildIndex::all().collect();
+        let released = |_, cell: &crate::cell::Cell| {
+            cell.is_at_rest() || (cell.has_followed(version) && !cell.has_open(all))
+        };
+        self.nexus.all_users(released) && ChildIndex::all().all(|child| self.ports.is_still(child))
+    }
+
+    pub(super) fn start_over(&mut self, cx: &mut Cx) {
+        self.step = Step::Idle;
+        self.truth.start_over(cx);
+    }
+
+    /// Makes what the truth has at the children end, while it starts over.
+    pub(super) fn end_labels(&mut self, cx: &mut Cx) {
+        if matches!(self.step, Step::StartingOver(_)) {
+            ChildIndex::all().for_each(|child| self.ports.abort(cx, child));
+        }
+    }
+}
