@@ -50,6 +50,8 @@ pub mod mirror;
 pub mod nexus;
 pub mod one_core;
 mod range_table;
+#[allow(dead_code, reason = "the home core drives it from the next change on")]
+pub mod rebuild;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

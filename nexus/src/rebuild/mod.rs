@@ -1,0 +1,61 @@
+//! Making children equal: what is copied, by whom, and how fast.
+//!
+//! Owned by [`crate::Home`], on the home core. [`crate::truth::Truth`] says which region lacks what
+//! (replica-truth rules 23 to 30), [`copier`] copies it while hosts write, [`pace`] says how fast.
+//!
+//! # How a piece is copied
+//!
+//! A region is cut into pieces, several of which are in flight. Each takes the stripes of its range
+//! in the lock over all cores, as a writer does; reads from a member; writes to whoever lacks it;
+//! and gives the stripes back. So a host's write to the range comes before the read, or after the
+//! copy, on every core (rule 28). What the source says holds nothing is not read; blocks of zeroes
+//! are unmapped on the receivers, not written.
+//!
+//! A source that fails is replaced by another member for the piece. A receiver that fails ends the
+//! region, and is the home core's to judge; no member fails by it.
+//!
+//! # How fast
+//!
+//! While no host uses the volume: at full speed, [`PIECES_MAX`] pieces of [`PIECE_BYTES_MAX`].
+//! Beside a host: [`pace::SHARED_PIECES_MAX`] pieces of one stripe, at a rate that is changed each
+//! [`pace::WINDOW`]. The cores tell how many I/Os ended and for how long I/Os were in the nexus;
+//! their quotient is the mean latency of the window, waits for copied stripes included. Once a
+//! [`pace::RELEARN_INTERVAL`] nothing is begun for a window, to learn what the latency is by
+//! itself. Over [`pace::LATENCY_BOUND_TENTHS`] of that, the rate is halved; under it, it grows by a
+//! quarter if it was used. It never falls under [`pace::RATE_MIN`], so a rebuild ends. An
+//! operator's limit holds besides.
+
+mod copier;
+mod holes;
+mod order;
+pub mod pace;
+mod piece;
+mod seat;
+#[cfg(test)]
+mod tests;
+
+use reactor::Nanos;
+use reactor::dma::pool::LARGEST_BUFFER_BYTES;
+
+pub use copier::Moved;
+
+/// Longest piece, in bytes: what one buffer of the pool holds.
+pub const PIECE_BYTES_MAX: u32 = LARGEST_BUFFER_BYTES;
+
+/// Pieces in flight: 2 MiB of buffers, with which a device of 1 ms moves 2 GiB a second.
+pub const PIECES_MAX: u32 = 16;
+
+/// Regions under way: a second one, so that the end of the first leaves no gap.
+pub const ORDERS_MAX: usize = 2;
+
+/// How often a piece is written to a receiver before that has failed: as on the data path.
+pub const WRITE_TRIES_MAX: u8 = 3;
+
+/// How often every member is asked for a piece before it counts as unreadable.
+pub const ROUNDS_MAX: u32 = 3;
+
+/// When what waits for something that nobody tells is tried again.
+const RECHECK_INTERVAL: Nanos = Nanos::from_millis(1);
+
+/// How often I/Os are looked at that have not come back.
+const SWEEP_INTERVAL: Nanos = Nanos::from_millis(100);
