@@ -255,17 +255,34 @@ impl Completions {
     }
 
     /// How many more fit.
+    #[inline]
     pub fn room(&self) -> usize {
         COMPLETIONS_PER_POLL - self.list.len()
     }
 
     /// Adds one. A device looks at [`Completions::room`] first; there being none is its error.
+    #[inline]
     pub fn push(&mut self, completion: Completion) {
         assert!(self.room() > 0, "a poll hands up no more completions than there is room for");
         self.list.push(completion);
     }
 
+    /// Adds several, for which there is room.
+    #[inline]
+    pub fn extend(&mut self, completions: &[Completion]) {
+        let fits = completions.len() <= self.room();
+        assert!(fits, "a poll hands up no more completions than there is room for");
+        self.list.extend_from_slice(completions);
+    }
+
+    /// Empties it.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.list.clear();
+    }
+
     /// Those collected.
+    #[inline]
     pub fn as_slice(&self) -> &[Completion] {
         &self.list
     }
@@ -303,5 +320,23 @@ mod tests {
         for token in 0..=COMPLETIONS_PER_POLL as u64 {
             completions.push(Completion::new(Token(token), Status::SUCCESS));
         }
+    }
+
+    #[test]
+    fn several_completions_fill_the_room_to_the_last() {
+        let mut completions = Completions::new();
+        let many = [Completion::new(Token(1), Status::SUCCESS); COMPLETIONS_PER_POLL];
+        completions.extend(&many[1..]);
+        completions.extend(&many[..1]);
+        assert_eq!((completions.room(), completions.as_slice().len()), (0, COMPLETIONS_PER_POLL));
+        completions.clear();
+        assert_eq!(completions.room(), COMPLETIONS_PER_POLL);
+    }
+
+    #[test]
+    #[should_panic(expected = "no more completions")]
+    fn several_completions_that_do_not_fit_are_a_bug() {
+        let mut completions = Completions::new();
+        completions.extend(&[Completion::new(Token(1), Status::SUCCESS); COMPLETIONS_PER_POLL + 1]);
     }
 }

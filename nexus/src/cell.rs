@@ -14,7 +14,7 @@
 use reactor::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crate::child::ChildSet;
-use crate::view::{Published, Version};
+use crate::view::Version;
 
 /// See the module. On cache lines of its own: its core writes it at every change from idle to busy.
 #[derive(Debug, Default)]
@@ -29,14 +29,13 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// The core is about to have I/O. Returns the version to follow.
+    /// The core is about to have I/O. It looks at the version next.
     #[inline]
-    pub(crate) fn activate(&self, published: &Published) -> Version {
+    pub(crate) fn activate(&self) {
         // Relaxed: the fence orders it before the look at the version.
         self.is_active.store(true, Ordering::Relaxed);
         // Partner: the fence in `Published::update`.
         fence(Ordering::SeqCst);
-        published.version()
     }
 
     /// The core has no I/O any more.

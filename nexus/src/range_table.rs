@@ -67,7 +67,7 @@ const ABSENT: Node = Node {
 /// See the module. Entries are named by the slot of their I/O.
 #[derive(Debug)]
 pub(crate) struct RangeTable {
-    heads: Box<[u32]>,
+    heads: Box<[u32; BUCKETS]>,
     nodes: Box<[Node]>,
     /// Entries that span more stripes than they have links.
     wide: u32,
@@ -81,7 +81,7 @@ impl RangeTable {
     pub(crate) fn new(slots: u32, block_bytes: u32) -> RangeTable {
         let stripe_blocks = STRIPE_BYTES / u64::from(block_bytes);
         RangeTable {
-            heads: vec![NONE; BUCKETS].into_boxed_slice(),
+            heads: Box::new([NONE; BUCKETS]),
             nodes: vec![ABSENT; slots as usize].into_boxed_slice(),
             wide: 0,
             writers: 0,
@@ -102,7 +102,7 @@ impl RangeTable {
     /// then it was not entered.
     #[inline]
     pub(crate) fn enter_reader(&mut self, slot: u32, start: u64, blocks: u32) -> bool {
-        if self.writers == 0 {
+        if self.writers == 0 || self.is_alone(start, start + u64::from(blocks)) {
             return true;
         }
         let blockers = self.enter(slot, Kind::Reader, start, start + u64::from(blocks));
@@ -112,16 +112,24 @@ impl RangeTable {
         blockers == 0
     }
 
+    /// True when nobody at all is in the one stripe of a range. Where it says no, there may be.
+    #[inline]
+    fn is_alone(&self, start: u64, end: u64) -> bool {
+        let (first, last) = (start >> self.stripe_shift, (end - 1) >> self.stripe_shift);
+        first == last && self.wide == 0 && self.heads[bucket(first)] == NONE
+    }
+
     /// Takes an entry out and hands each one that may go on now to `freed`.
     #[inline]
     pub(crate) fn leave(&mut self, slot: u32, freed: &mut Vec<u32>) {
-        let node = self.nodes[slot as usize];
+        let node = &self.nodes[slot as usize];
         debug_assert!(node.kind != Kind::Absent && node.blockers == 0);
+        let (is_writer, has_dependents) = (node.kind == Kind::Writer, node.has_dependents);
         self.unlink(slot);
-        if node.kind == Kind::Writer {
+        if is_writer {
             self.writers -= 1;
-            if node.has_dependents {
-                self.release_dependents(&node, freed);
+            if has_dependents {
+                self.release_dependents(slot, freed);
             }
         }
     }
@@ -131,8 +139,44 @@ impl RangeTable {
         self.nodes[slot as usize].kind != Kind::Absent
     }
 
+    #[inline]
     fn enter(&mut self, slot: u32, kind: Kind, start: u64, end: u64) -> u32 {
-        assert!(!self.contains(slot), "an I/O is entered once");
+        debug_assert!(!self.contains(slot), "an I/O is entered once");
+        let (first, last) = (start >> self.stripe_shift, (end - 1) >> self.stripe_shift);
+        if first != last || self.wide > 0 {
+            return self.enter_long(slot, kind, start, end);
+        }
+        // Nearly every I/O: one stripe, and nobody else there.
+        let mut blockers = 0;
+        let name = slot * LINKS as u32;
+        let next = std::mem::replace(&mut self.heads[bucket(first)], name);
+        if next != NONE {
+            blockers = self.count_list(next, start, end);
+            self.nodes[next as usize / LINKS].link[next as usize % LINKS].previous = name;
+        }
+        self.arrivals += 1;
+        let node = &mut self.nodes[slot as usize];
+        (node.start, node.end, node.arrival) = (start, end, self.arrivals);
+        (node.blockers, node.kind, node.has_dependents) = (blockers, kind, false);
+        node.links = 1;
+        node.link[0] = Link { next, previous: NONE };
+        blockers
+    }
+
+    /// Counts whom a newcomer must wait for of a list that begins at `at`.
+    fn count_list(&mut self, mut at: u32, start: u64, end: u64) -> u32 {
+        let mut blockers = 0;
+        while at != NONE {
+            let node = &mut self.nodes[at as usize / LINKS];
+            blockers += count(node, start, end);
+            at = node.link[at as usize % LINKS].next;
+        }
+        blockers
+    }
+
+    /// [`Self::enter`] where there is more than one stripe, or somebody wide.
+    #[cold]
+    fn enter_long(&mut self, slot: u32, kind: Kind, start: u64, end: u64) -> u32 {
         let (first, last) = (start >> self.stripe_shift, (end - 1) >> self.stripe_shift);
         let spans = last - first + 1;
         let links = if spans > LINKS as u64 { 0 } else { spans as u8 };
@@ -143,12 +187,7 @@ impl RangeTable {
             }
         } else {
             for link in 0..u64::from(links) {
-                let mut at = self.heads[bucket(first + link)];
-                while at != NONE {
-                    let node = &mut self.nodes[at as usize / LINKS];
-                    blockers += count(node, start, end);
-                    at = node.link[at as usize % LINKS].next;
-                }
+                blockers += self.count_list(self.heads[bucket(first + link)], start, end);
             }
             if self.wide > 0 {
                 let wide = self.nodes.iter_mut().filter(|node| node.links == 0);
@@ -179,30 +218,40 @@ impl RangeTable {
         }
     }
 
+    /// Takes a node out of its lists. Its range and number of links stay to be read.
+    #[inline]
     fn unlink(&mut self, slot: u32) {
-        let node = std::mem::replace(&mut self.nodes[slot as usize], ABSENT);
-        if node.links == 0 {
+        let node = &mut self.nodes[slot as usize];
+        node.kind = Kind::Absent;
+        let (first, links, link) = (node.start >> self.stripe_shift, node.links, node.link);
+        if links == 0 {
             self.wide -= 1;
+            return;
         }
-        let first = node.start >> self.stripe_shift;
-        for link in 0..usize::from(node.links) {
-            let Link { next, previous } = node.link[link];
-            match previous {
-                NONE => self.heads[bucket(first + link as u64)] = next,
-                _ => {
-                    let before = &mut self.nodes[previous as usize / LINKS];
-                    before.link[previous as usize % LINKS].next = next;
-                }
+        self.unlink_from(first, link[0]);
+        if links > 1 {
+            self.unlink_from(first + 1, link[1]);
+        }
+    }
+
+    #[inline]
+    fn unlink_from(&mut self, stripe: u64, Link { next, previous }: Link) {
+        match previous {
+            NONE => self.heads[bucket(stripe)] = next,
+            _ => {
+                let before = &mut self.nodes[previous as usize / LINKS];
+                before.link[previous as usize % LINKS].next = next;
             }
-            if next != NONE {
-                self.nodes[next as usize / LINKS].link[next as usize % LINKS].previous = previous;
-            }
+        }
+        if next != NONE {
+            self.nodes[next as usize / LINKS].link[next as usize % LINKS].previous = previous;
         }
     }
 
     /// Counts down everybody who counted `gone`, by the same walk as at their entry.
     #[cold]
-    fn release_dependents(&mut self, gone: &Node, freed: &mut Vec<u32>) {
+    fn release_dependents(&mut self, gone: u32, freed: &mut Vec<u32>) {
+        let gone = &self.nodes[gone as usize].clone();
         if gone.links > 0 {
             let first = gone.start >> self.stripe_shift;
             for link in 0..u64::from(gone.links) {

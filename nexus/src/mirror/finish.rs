@@ -2,11 +2,10 @@
 
 use bdev::{Completion, Io, Status};
 use reactor::Cx;
-use reactor::slab::SlotId;
 
 use super::slot::{Stage, Work};
 use super::verdict::{Verdict, judge};
-use super::{ENDED, MirrorQueuePair, slot_at};
+use super::{ENDED, MirrorQueuePair};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::mail::Letter;
 use crate::view::Mode;
@@ -18,37 +17,44 @@ impl MirrorQueuePair {
         &mut self,
         cx: &mut Cx,
         child: ChildIndex,
-        completion: Completion,
+        completion: &Completion,
     ) {
-        let port = self.ports[child.get()].as_mut().expect("it was just polled");
-        port.outstanding -= 1;
-        let id = SlotId::from_token(completion.token.0);
-        let slot = self.slots.get_mut(id).expect("a slot outlives its tokens");
+        let (index, slot) = self.slots.by_token(completion.token);
         assert!(slot.pending.contains(child), "a child completes a token once");
         slot.pending = slot.pending.without(child);
         if slot.work != Work::Everywhere {
-            return self.asked_child_completed(cx, id, child, completion);
+            return self.asked_child_completed(cx, index, child, completion);
         }
-        if completion.status.is_success() {
-            slot.done = slot.done.with(child);
-        } else {
-            self.write_failed(id, child, completion.status);
+        if !completion.status.is_success() {
+            return self.write_failed(cx, index, child, completion.status);
         }
-        let slot = self.slots.get_mut(id).expect("a slot outlives its tokens");
-        if !slot.is_back() {
-            return;
-        }
-        if slot.done.contains_all(self.required) {
-            self.finish(cx, id.index, Status::SUCCESS);
-        } else {
-            self.settle(cx, id.index);
+        slot.done = slot.done.with(child);
+        if slot.is_back() {
+            self.written_everywhere(cx, index);
         }
     }
 
-    /// A write or flush failed on a child: tried again there twice, then the child is out.
+    /// A write or flush is back from all children that it was sent to.
+    #[inline]
+    fn written_everywhere(&mut self, cx: &mut Cx, index: u32) {
+        match self.slots.at(index).done.contains_all(self.required) {
+            true => self.finish(cx, index, Status::SUCCESS),
+            false => self.settle(cx, index),
+        }
+    }
+
+    /// A write or flush failed on a child.
     #[cold]
-    fn write_failed(&mut self, id: SlotId, child: ChildIndex, status: Status) {
-        let slot = self.slots.get_mut(id).expect("a slot outlives its tokens");
+    fn write_failed(&mut self, cx: &mut Cx, index: u32, child: ChildIndex, status: Status) {
+        self.try_write_again(index, child, status);
+        if self.slots.at(index).is_back() {
+            self.written_everywhere(cx, index);
+        }
+    }
+
+    /// A write or flush that failed is tried again there twice, then the child is out.
+    fn try_write_again(&mut self, index: u32, child: ChildIndex, status: Status) {
+        let slot = self.slots.at(index);
         slot.status = status;
         if judge(status) == Verdict::Refused {
             slot.refused = slot.refused.with(child);
@@ -68,12 +74,13 @@ impl MirrorQueuePair {
         }
         slot.unsent = slot.unsent.with(child);
         self.count_error(child);
-        self.list(id.index);
+        self.list(index);
     }
 
     /// Decides about an I/O that is back from all children that it was sent to.
+    #[inline(never)]
     pub(super) fn settle(&mut self, cx: &mut Cx, index: u32) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         if slot.work != Work::Everywhere {
             return self.send_anywhere(cx, index);
         }
@@ -120,69 +127,94 @@ impl MirrorQueuePair {
 
     /// Sends a write to children that became written after it was sent.
     fn send_again(&mut self, cx: &mut Cx, index: u32, children: ChildSet) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         slot.unsent = slot.unsent.union(children);
         slot.stage = Stage::Flight;
         self.send_unsent(cx, index);
     }
 
     /// A read or compare of one child has ended.
+    #[inline]
     fn asked_child_completed(
         &mut self,
         cx: &mut Cx,
-        id: SlotId,
+        index: u32,
         child: ChildIndex,
-        completion: Completion,
+        completion: &Completion,
     ) {
-        let Completion { status, zeroes, .. } = completion;
-        let slot = self.slots.get_mut(id).expect("a slot outlives its tokens");
+        let Completion { status, zeroes, .. } = *completion;
+        let slot = self.slots.at(index);
         slot.status = status;
-        if judge(status) != Verdict::Answered {
-            slot.failed = slot.failed.with(child);
-            if slot.is_aborted {
-                return self.finish(cx, id.index, Status::ABORT_REQUESTED);
-            }
-            return self.send_anywhere(cx, id.index);
+        if !status.is_success() && judge(status) != Verdict::Answered {
+            return self.asked_in_vain(cx, index, child);
         }
         slot.zeroes = zeroes;
         let time = cx.now() - slot.sent_at;
-        let failed = std::mem::take(&mut slot.failed);
         let is_swap = slot.work == Work::CompareFirst;
-        failed.iter().for_each(|child| self.count_error(child));
+        let had_failed = !slot.failed.is_empty();
         self.ports[child.get()].as_mut().expect("it was just polled").note_latency(time);
+        if had_failed {
+            self.count_errors(index);
+        }
         match is_swap {
-            true if status.is_success() => self.swap(cx, id),
-            true => self.finish(cx, id.index, status),
-            false => self.answer(id.index),
+            true if status.is_success() => self.swap(cx, index),
+            true => self.finish(cx, index, status),
+            false => self.answer(index),
         }
     }
 
+    /// The child that was asked has failed: another one is.
+    #[cold]
+    fn asked_in_vain(&mut self, cx: &mut Cx, index: u32, child: ChildIndex) {
+        let slot = self.slots.at(index);
+        slot.failed = slot.failed.with(child);
+        match slot.is_aborted {
+            true => self.finish(cx, index, Status::ABORT_REQUESTED),
+            false => self.send_anywhere(cx, index),
+        }
+    }
+
+    /// An I/O failed on some children, and then succeeded on another.
+    #[cold]
+    fn count_errors(&mut self, index: u32) {
+        let failed = std::mem::take(&mut self.slots.at(index).failed);
+        failed.iter().for_each(|child| self.count_error(child));
+    }
+
     /// The compare of a compare-and-write found what it was to find: now the write.
-    fn swap(&mut self, cx: &mut Cx, id: SlotId) {
-        let slot = self.slots.get_mut(id).expect("a slot outlives its tokens");
+    #[cold]
+    fn swap(&mut self, cx: &mut Cx, index: u32) {
+        let slot = self.slots.at(index);
         slot.work = Work::Everywhere;
         slot.stage = Stage::Ready;
-        self.advance(cx, id.index);
+        self.advance(cx, index);
     }
 
     /// The data of a read is there. It is given when every write that is in flight to its blocks
     /// has ended: what it may show must then be on every member (replica-truth 21).
     #[inline]
     fn answer(&mut self, index: u32) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         let Io { lba, blocks, .. } = slot.io;
         slot.stage = Stage::Answer;
         slot.has_begun = false;
         self.begun -= 1;
-        if self.ranges.enter_reader(index, lba.0, blocks) {
-            self.answer_between_cores(index);
+        if !self.ranges.enter_reader(index, lba.0, blocks) {
+            return;
         }
+        if self.begins_at_once && !slot.has_asked {
+            // No other core has the volume open.
+            let status = slot.status;
+            return self.end(index, status);
+        }
+        self.answer_between_cores(index);
     }
 
     /// The same against writes of other cores: where there is one, the read waits its turn for the
     /// stripes like a write, and gives them back at once.
+    #[inline(never)]
     pub(super) fn answer_between_cores(&mut self, index: u32) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
         let lock = &self.nexus.lock;
         let waits = slot.has_asked
@@ -198,34 +230,46 @@ impl MirrorQueuePair {
     /// Ends an I/O, and gives back what it had.
     #[inline]
     pub(super) fn finish(&mut self, cx: &mut Cx, index: u32, status: Status) {
-        let slot = slot_at(&mut self.slots, index);
-        if let Some(buffer) = slot.buffer.take() {
-            cx.dma.give(buffer);
+        let slot = self.slots.at(index);
+        if slot.is_swap() {
+            self.give_back_buffer(cx, index);
         }
         self.end(index, status);
     }
 
+    #[cold]
+    fn give_back_buffer(&mut self, cx: &mut Cx, index: u32) {
+        if let Some(buffer) = self.slots.at(index).buffer.take() {
+            cx.dma.give(buffer);
+        }
+    }
+
     #[inline]
     fn end(&mut self, index: u32, status: Status) {
-        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
+        let slot = self.slots.at(index);
         debug_assert!(slot.is_back() && !slot.is_listed && slot.buffer.is_none());
-        if slot.has_begun {
-            self.begun -= 1;
-        }
-        if slot.words > 0 {
-            let nexus = &self.nexus;
-            let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
-            nexus.lock.release(start, blocks, slot.words, |member| nexus.wake_user(member));
-        }
+        self.begun -= u32::from(slot.has_begun);
+        let zeroes = slot.zeroes && status.is_success() && slot.work == Work::Anywhere;
+        self.ready.push(Completion { token: slot.io.token, status, zeroes });
         if slot.is_write() || slot.stage == Stage::Answer && self.ranges.contains(index) {
             self.ranges.leave(index, &mut self.freed);
         }
-        let zeroes = slot.zeroes && status.is_success() && slot.work == Work::Anywhere;
-        self.ready.push_back(Completion { token: slot.io.token, status, zeroes });
-        self.slots.remove(id);
+        if slot.words > 0 {
+            self.give_back_stripes(index);
+        }
+        self.slots.remove(index);
+    }
+
+    #[inline(never)]
+    fn give_back_stripes(&mut self, index: u32) {
+        let slot = self.slots.at(index);
+        let nexus = &self.nexus;
+        let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
+        nexus.lock.release(start, blocks, slot.words, |member| nexus.wake_user(member));
     }
 
     /// An I/O failed on a child and may yet succeed, there or elsewhere.
+    #[cold]
     fn count_error(&mut self, child: ChildIndex) {
         // A letter that finds no room is one of very many.
         self.nexus.post(Letter::Error { child });

@@ -2,6 +2,9 @@
 
 use reactor::Cx;
 
+use bdev::device::Geometry;
+use bdev::legality::Legality;
+
 use super::port::Port;
 use super::slot::Stage;
 use super::{CHILD_TIMEOUT, MirrorQueuePair, SWEEP_INTERVAL};
@@ -19,7 +22,8 @@ impl MirrorQueuePair {
         };
         let others: ChildSet = ChildIndex::all().filter(is_other).collect();
         (self.version, self.view) = (version, view);
-        self.geometry.blocks = self.view.blocks;
+        let geometry = Geometry { blocks: self.view.blocks, ..self.legality.geometry() };
+        self.legality = Legality::new(geometry, self.legality.limits());
         let kept = self.judge_suspended();
         self.close_unused();
         self.open_used(cx);
@@ -60,7 +64,7 @@ impl MirrorQueuePair {
         if others.is_empty() {
             return;
         }
-        for (_, slot) in self.slots.iter_mut() {
+        for slot in self.slots.iter_mut() {
             let of_slot =
                 [&mut slot.done, &mut slot.refused, &mut slot.failed, &mut slot.tried_again];
             of_slot.into_iter().for_each(|children| *children = children.minus(others));
@@ -109,11 +113,14 @@ impl MirrorQueuePair {
         self.readable = self.view.readable().intersection(usable);
         let targets = self.view.targets.minus(self.suspended);
         self.required = self.view.members.union(targets);
+        self.room = 0;
+        let is_alone = self.shared_since.is_none() && !self.view.is_shared;
+        self.begins_at_once = self.view.mode == Mode::Running && is_alone;
     }
 
     /// What had begun while this core was alone takes its stripes before others begin.
     fn take_stripes_of_begun(&mut self) {
-        for (_, slot) in self.slots.iter_mut() {
+        for slot in self.slots.iter_mut() {
             let begun = matches!(slot.stage, Stage::Ready | Stage::Flight | Stage::Held);
             if begun && slot.is_write() && !slot.has_stripes {
                 let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
@@ -138,8 +145,10 @@ impl MirrorQueuePair {
     /// more where they had not been asked three times; what they answer is the host's.
     fn settle_all(&mut self, cx: &mut Cx, kept: ChildSet) {
         for index in 0..self.depth {
-            let Some(id) = self.slots.id_at(index) else { continue };
-            let slot = self.slots.get_mut(id).expect("it was just there");
+            if !self.slots.is_taken(index) {
+                continue;
+            }
+            let slot = self.slots.at(index);
             slot.failed = slot.failed.minus(kept.minus(slot.tried_twice));
             if slot.stage == Stage::Held {
                 debug_assert!(slot.is_back());
@@ -180,7 +189,7 @@ impl MirrorQueuePair {
         self.next_sweep = now + SWEEP_INTERVAL;
         self.report();
         let mut silent = ChildSet::EMPTY;
-        for (_, slot) in self.slots.iter_mut() {
+        for slot in self.slots.iter_mut() {
             if !slot.pending.is_empty() && now.since(slot.sent_at) >= CHILD_TIMEOUT {
                 silent = silent.union(slot.pending);
                 // Should the child be the last one, it is given as long again.

@@ -20,13 +20,11 @@ mod verdict;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bdev::device::{Geometry, Limits};
+use bdev::legality::Legality;
 use bdev::stripe_lock::LockMember;
 use bdev::{
     BlockDevice, Busy, Completion, Completions, Io, OpenError, Operation, QueuePair, Status,
-    legality,
 };
-use reactor::slab::Slab;
 use reactor::{Cx, Nanos, Wake};
 
 use crate::cell::Cell;
@@ -35,7 +33,7 @@ use crate::nexus::Nexus;
 use crate::range_table::RangeTable;
 use crate::view::{Version, View};
 use port::Port;
-use slot::{Slot, Stage, Work};
+use slot::{Slots, Stage, Work};
 
 /// A child that has not answered an I/O for this long is taken out: 6 s, so that with the change of
 /// members the host waits a third of the 30 s after which it would give up.
@@ -72,22 +70,29 @@ pub struct MirrorQueuePair {
     required: ChildSet,
     /// Who may be read.
     readable: ChildSet,
+    /// How many I/Os each child that is written takes for certain. Zero says nothing: it is asked.
+    room: u32,
+    /// What comes need not wait for anybody: the volume runs, and only this core has it open.
+    begins_at_once: bool,
     ports: [Option<Port>; CHILDREN_MAX],
     open: ChildSet,
     /// Submitted to since their last doorbell.
     unflushed: ChildSet,
-    geometry: Geometry,
-    limits: Limits,
+    legality: Legality,
     depth: u32,
-    slots: Slab<Slot>,
+    slots: Slots,
     ranges: RangeTable,
     /// Slots that are tried again at each poll.
     listed: VecDeque<u32>,
     /// Slots that the range table let go.
     freed: Vec<u32>,
-    ready: VecDeque<Completion>,
-    polled: Completions,
+    /// Ended, not yet handed up.
+    ready: Vec<Completion>,
+    /// Not there while it is looked through.
+    polled: Option<Completions>,
     is_active: bool,
+    /// Accepted and not yet handed up.
+    inflight: u32,
     /// Slots that have begun.
     begun: u32,
     next_sweep: Nanos,
@@ -107,7 +112,7 @@ impl MirrorQueuePair {
         })?;
         let (version, view) = nexus.published.fetch();
         let geometry = nexus.geometry();
-        let limits = nexus.limits();
+        let legality = Legality::new(geometry, nexus.limits());
         let mut mirror = MirrorQueuePair {
             cell: membership.cell,
             member: membership.member,
@@ -122,19 +127,21 @@ impl MirrorQueuePair {
             written: ChildSet::EMPTY,
             required: ChildSet::EMPTY,
             readable: ChildSet::EMPTY,
+            room: 0,
+            begins_at_once: false,
             ports: [const { None }; CHILDREN_MAX],
             open: ChildSet::EMPTY,
             unflushed: ChildSet::EMPTY,
-            geometry,
-            limits,
+            legality,
             depth,
-            slots: Slab::with_capacity(depth),
+            slots: Slots::new(depth),
             ranges: RangeTable::new(depth, geometry.block_bytes),
             listed: VecDeque::with_capacity(depth as usize),
             freed: Vec::with_capacity(depth as usize),
-            ready: VecDeque::with_capacity(depth as usize),
-            polled: Completions::new(),
+            ready: Vec::with_capacity(depth as usize),
+            polled: Some(Completions::new()),
             is_active: false,
+            inflight: 0,
             begun: 0,
             next_sweep: Nanos(0),
             recheck_at: Nanos(0),
@@ -148,20 +155,25 @@ impl MirrorQueuePair {
     #[inline]
     fn keep_up(&mut self, cx: &mut Cx) {
         if !self.is_active {
-            self.is_active = true;
-            self.next_sweep = cx.now() + SWEEP_INTERVAL;
-            let version = self.cell.activate(&self.nexus.published);
-            if version != self.version {
-                self.follow(cx);
-            }
-        } else if self.nexus.published.version() != self.version {
+            self.activate(cx);
+        }
+        if self.nexus.published.version() != self.version {
             self.follow(cx);
         }
     }
 
+    /// The first I/O after a rest. The version is looked at after this.
+    #[inline(never)]
+    fn activate(&mut self, cx: &mut Cx) {
+        self.is_active = true;
+        self.next_sweep = cx.now() + SWEEP_INTERVAL;
+        self.cell.activate();
+    }
+
     /// Puts a slot on the list of those tried again.
+    #[cold]
     fn list(&mut self, index: u32) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         if !slot.is_listed {
             slot.is_listed = true;
             self.listed.push_back(index);
@@ -173,16 +185,17 @@ impl MirrorQueuePair {
         for _ in 0..self.listed.len() {
             let index = self.listed.pop_front().expect("as many as were counted");
             // What has ended meanwhile was taken off by whoever ended it, or is not listed.
-            slot_at(&mut self.slots, index).is_listed = false;
+            self.slots.at(index).is_listed = false;
             self.advance(cx, index);
         }
         self.recheck_at = cx.now() + RECHECK_INTERVAL;
     }
 
     /// Goes on with those that the range table let go.
+    #[cold]
     fn go_on_freed(&mut self, cx: &mut Cx) {
         while let Some(index) = self.freed.pop() {
-            let slot = slot_at(&mut self.slots, index);
+            let slot = self.slots.at(index);
             match slot.stage {
                 Stage::Blocked => {
                     slot.stage = Stage::New;
@@ -195,19 +208,21 @@ impl MirrorQueuePair {
     }
 
     /// Polls the children.
+    #[inline]
     fn poll_children(&mut self, cx: &mut Cx) {
+        let mut polled = self.polled.take().expect("it is put back below");
         for child in self.open {
             let Some(port) = self.ports[child.get()].as_mut() else { continue };
             if port.outstanding == 0 {
                 continue;
             }
-            port.queue_pair.poll(cx, &mut self.polled);
-            for place in 0..self.polled.as_slice().len() {
-                let completion = self.polled.as_slice()[place];
+            port.poll(cx, &mut polled);
+            for completion in polled.as_slice() {
                 self.child_completed(cx, child, completion);
             }
-            self.polled.drain();
+            polled.clear();
         }
+        self.polled = Some(polled);
     }
 
     /// Rings the doorbells of the children that were submitted to.
@@ -228,20 +243,15 @@ impl MirrorQueuePair {
     }
 }
 
-/// The I/O in a slot that is known to be taken.
-#[inline]
-fn slot_at(slots: &mut Slab<Slot>, index: u32) -> &mut Slot {
-    slots.tenant_mut(index).expect("the slot is taken").1
-}
-
 impl QueuePair for MirrorQueuePair {
     fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
-        if self.credits() == 0 {
+        if self.inflight == self.depth {
             return Err(Busy);
         }
+        self.inflight += 1;
         self.keep_up(cx);
-        if let Err(status) = legality::check(&io, &self.geometry, &self.limits) {
-            self.ready.push_back(Completion::new(io.token, status));
+        if let Err(status) = self.legality.check(&io) {
+            self.ready.push(Completion::new(io.token, status));
             return Ok(());
         }
         let work = match io.operation {
@@ -251,13 +261,16 @@ impl QueuePair for MirrorQueuePair {
                 Work::Everywhere
             }
         };
-        let id = self.slots.insert(Slot::new(io, work)).expect("there was a credit");
-        if io.operation.changes_blocks() && !self.ranges.enter_writer(id.index, io.lba.0, io.blocks)
-        {
-            slot_at(&mut self.slots, id.index).stage = Stage::Blocked;
+        let index = self.slots.insert(&io, work);
+        if io.operation.changes_blocks() && !self.ranges.enter_writer(index, io.lba.0, io.blocks) {
+            self.slots.at(index).stage = Stage::Blocked;
             return Ok(());
         }
-        self.advance(cx, id.index);
+        match work {
+            Work::Everywhere if self.begins_at_once => self.send_once_marked(cx, index),
+            Work::Anywhere if self.begins_at_once => self.send_anywhere(cx, index),
+            _ => self.advance(cx, index),
+        }
         Ok(())
     }
 
@@ -273,7 +286,9 @@ impl QueuePair for MirrorQueuePair {
             self.follow(cx);
         }
         self.poll_children(cx);
-        self.go_on_freed(cx);
+        if !self.freed.is_empty() {
+            self.go_on_freed(cx);
+        }
         if !self.listed.is_empty() {
             self.retry_listed(cx);
             self.go_on_freed(cx);
@@ -286,10 +301,10 @@ impl QueuePair for MirrorQueuePair {
             self.say_drained();
         }
         let count = self.ready.len().min(completions.room());
-        for completion in self.ready.drain(..count) {
-            completions.push(completion);
-        }
-        if self.inflight() == 0 {
+        completions.extend(&self.ready[..count]);
+        self.ready.drain(..count);
+        self.inflight -= u32::try_from(count).expect("no more than the depth");
+        if self.inflight == 0 {
             self.rest();
         }
         count
@@ -297,20 +312,22 @@ impl QueuePair for MirrorQueuePair {
 
     #[inline]
     fn credits(&self) -> u32 {
-        self.depth - self.inflight()
+        self.depth - self.inflight
     }
 
     #[inline]
     fn inflight(&self) -> u32 {
-        self.slots.len() + u32::try_from(self.ready.len()).expect("no more than the depth")
+        self.inflight
     }
 
     /// Ends what has not begun, and reads where they are. A write that has begun goes on: ended at
     /// some children only, it would leave them different. A child that hangs is given up in time.
     fn abort_all(&mut self, cx: &mut Cx) {
         for index in 0..self.depth {
-            let Some(id) = self.slots.id_at(index) else { continue };
-            let slot = self.slots.get_mut(id).expect("it was just there");
+            if !self.slots.is_taken(index) {
+                continue;
+            }
+            let slot = self.slots.at(index);
             slot.is_aborted = true;
             // A write that waits for its range or its stripes ends when it gets them.
             if matches!(slot.stage, Stage::New | Stage::Ready) && !slot.is_listed {
@@ -320,7 +337,7 @@ impl QueuePair for MirrorQueuePair {
     }
 
     fn wake(&self) -> Wake {
-        if self.inflight() == 0 {
+        if self.inflight == 0 {
             return Wake::Never;
         }
         let is_behind = self.nexus.published.version() != self.version;

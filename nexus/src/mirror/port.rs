@@ -1,6 +1,6 @@
 //! A core's way to one child: its queue pair, and what the core knows of it.
 
-use bdev::{Busy, Io, Lba, OpenError, QueuePair};
+use bdev::{Busy, Completions, Io, Lba, OpenError, QueuePair, Token};
 use reactor::{Cx, Nanos};
 
 use crate::view::{ChildDevice, Locality};
@@ -18,8 +18,6 @@ pub(super) struct Port {
     pub(super) locality: Locality,
     /// I/Os at the child that have not come back.
     pub(super) outstanding: u32,
-    /// Credits it is known to have; asked again when they are spent.
-    credits: u32,
     /// Moving average of the time that reads took.
     average: Nanos,
     /// It was asked to end what it has, and has not yet.
@@ -39,32 +37,31 @@ impl Port {
             incarnation,
             locality: child.locality,
             outstanding: 0,
-            credits: 0,
             average: Nanos(0),
             is_aborting: false,
         })
     }
 
-    /// True when it takes an I/O.
-    #[inline]
-    pub(super) fn has_credit(&mut self) -> bool {
-        if self.credits == 0 {
-            self.credits = self.queue_pair.credits();
-        }
-        self.credits > 0
+    /// I/Os that it takes now.
+    pub(super) fn credits(&self) -> u32 {
+        self.queue_pair.credits()
     }
 
-    /// Submits an I/O of the volume.
+    /// Submits an I/O of the volume under a token of the mirror.
     #[inline]
-    pub(super) fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
+    pub(super) fn submit(&mut self, cx: &mut Cx, io: &Io, token: Token) -> Result<(), Busy> {
         let lba = Lba(io.lba.0 + self.data_start_blocks);
-        if let Err(busy) = self.queue_pair.submit(cx, Io { lba, ..io }) {
-            self.credits = 0;
-            return Err(busy);
-        }
-        self.credits = self.credits.saturating_sub(1);
+        self.queue_pair.submit(cx, Io { lba, token, ..*io })?;
         self.outstanding += 1;
         Ok(())
+    }
+
+    /// Takes what has come back into an empty list.
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &mut Cx, completions: &mut Completions) {
+        let count = self.queue_pair.poll(cx, completions);
+        debug_assert_eq!(count, completions.as_slice().len());
+        self.outstanding -= u32::try_from(count).expect("a poll hands up few");
     }
 
     /// A read came back after `time`.

@@ -1,13 +1,14 @@
 //! From an I/O's arrival to the children.
 
 use bdev::Status;
-use bdev::io::{Io, IoFlags, Memory, Operation, Token};
+use bdev::io::{Io, IoFlags, Memory, Operation};
 use bdev::parts::parts;
 use reactor::Cx;
 use reactor::dma::DmaBuffer;
 
+use super::port::Port;
 use super::slot::{Slot, Stage, Work};
-use super::{ENDED, MirrorQueuePair, slot_at};
+use super::{ENDED, MirrorQueuePair};
 use crate::child::{ChildIndex, ChildSet};
 use crate::view::{Locality, Mode};
 
@@ -17,11 +18,11 @@ const COPY_BYTES: usize = 512;
 impl MirrorQueuePair {
     /// Takes an I/O as far as it goes; called on its arrival and whenever something that it waits
     /// for may have come.
-    #[inline]
+    #[inline(never)]
     pub(super) fn advance(&mut self, cx: &mut Cx, index: u32) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         match slot.stage {
-            Stage::Blocked | Stage::Held => {}
+            Stage::Vacant | Stage::Blocked | Stage::Held => {}
             Stage::Flight => self.send_unsent(cx, index),
             Stage::Answer => self.answer_between_cores(index),
             Stage::New | Stage::Stripes | Stage::Ready => self.begin(cx, index),
@@ -30,7 +31,7 @@ impl MirrorQueuePair {
 
     /// Begins an I/O, or puts it on the list.
     fn begin(&mut self, cx: &mut Cx, index: u32) {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         if slot.stage == Stage::New && !slot.has_begun {
             if self.view.mode != Mode::Running || self.shared_since.is_some() {
                 if self.view.mode == Mode::Ended || slot.is_aborted {
@@ -63,8 +64,7 @@ impl MirrorQueuePair {
         }
         let work = slot.work;
         match work {
-            Work::Everywhere if !self.is_marked(index) => self.list(index),
-            Work::Everywhere => self.send_everywhere(cx, index),
+            Work::Everywhere => self.send_once_marked(cx, index),
             Work::Anywhere => self.send_anywhere(cx, index),
             Work::CompareFirst => match self.gather(cx, index) {
                 true => self.send_anywhere(cx, index),
@@ -73,11 +73,20 @@ impl MirrorQueuePair {
         }
     }
 
-    /// True when each region of a write is marked; asks for the marks that are missing.
+    /// Sends to all that are written, once each region of the I/O is marked.
     #[inline]
+    pub(super) fn send_once_marked(&mut self, cx: &mut Cx, index: u32) {
+        match self.view.intent.is_none() || self.is_marked(index) {
+            true => self.send_everywhere(cx, index),
+            false => self.list(index),
+        }
+    }
+
+    /// True when each region of a write is marked; asks for the marks that are missing.
+    #[inline(never)]
     fn is_marked(&mut self, index: u32) -> bool {
         let Some(intent) = &self.view.intent else { return true };
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         if slot.io.operation == Operation::Flush {
             return true;
         }
@@ -98,60 +107,76 @@ impl MirrorQueuePair {
     #[inline]
     pub(super) fn send_everywhere(&mut self, cx: &mut Cx, index: u32) {
         // All members may be suspended: the home core decides which one stays.
-        let no_member = self.readable.is_empty();
-        let no_credit = |child: ChildIndex| {
-            !self.ports[child.get()].as_mut().is_some_and(|port| port.has_credit())
-        };
-        if no_member || self.written.iter().any(no_credit) {
+        if self.readable.is_empty() || self.room == 0 && !self.ask_for_room() {
             return self.list(index);
         }
-        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
+        self.room -= 1;
+        let (token, slot) = self.slots.named(index);
         slot.stage = Stage::Flight;
         slot.sent_at = cx.now();
-        if !slot.has_begun {
-            slot.has_begun = true;
-            self.begun += 1;
-        }
-        let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
-        let (mut pending, mut unsent) = (ChildSet::EMPTY, ChildSet::EMPTY);
+        self.begun += u32::from(!slot.has_begun);
+        slot.has_begun = true;
+        let changed;
+        let io = match slot.is_swap() {
+            true => {
+                changed = outgoing(slot);
+                &changed
+            }
+            false => &slot.io,
+        };
+        let mut pending = self.written;
         for child in self.written {
             let port = self.ports[child.get()].as_mut().expect("a written child is open");
-            match port.submit(cx, io) {
-                Ok(()) => pending = pending.with(child),
-                Err(_) => unsent = unsent.with(child),
+            if port.submit(cx, io, token).is_err() {
+                pending = pending.without(child);
             }
         }
-        let slot = self.slots.get_mut(id).expect("the slot is taken");
-        (slot.pending, slot.unsent) = (pending, unsent);
+        slot.pending = pending;
+        slot.unsent = self.written.minus(pending);
         self.unflushed = self.unflushed.union(pending);
-        if !unsent.is_empty() {
+        if pending != self.written {
+            self.room = 0;
             self.list(index);
         }
     }
 
+    /// Asks the children that are written how many I/Os they take. False when one takes none.
+    #[cold]
+    fn ask_for_room(&mut self) -> bool {
+        let ports = self.written.iter().filter_map(|child| self.ports[child.get()].as_ref());
+        self.room = ports.map(Port::credits).min().unwrap_or(0);
+        self.room > 0
+    }
+
     /// Sends to one child that may be read and has not failed yet.
+    #[inline]
     pub(super) fn send_anywhere(&mut self, cx: &mut Cx, index: u32) {
-        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
-        let candidates = self.readable.minus(slot.failed);
+        let candidates = self.readable.minus(self.slots.at(index).failed);
         if candidates.is_empty() {
             return self.read_nowhere(cx, index);
         }
         let Some(child) = self.nearest(candidates) else { return self.list(index) };
-        let slot = self.slots.get_mut(id).expect("the slot is taken");
+        let (token, slot) = self.slots.named(index);
         slot.stage = Stage::Flight;
         slot.sent_at = cx.now();
-        if !slot.has_begun {
-            slot.has_begun = true;
-            self.begun += 1;
-        }
-        let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
+        self.begun += u32::from(!slot.has_begun);
+        slot.has_begun = true;
+        let changed;
+        let io = match slot.is_swap() {
+            true => {
+                changed = outgoing(slot);
+                &changed
+            }
+            false => &slot.io,
+        };
         let port = self.ports[child.get()].as_mut().expect("a readable child is open");
-        match port.submit(cx, io) {
+        match port.submit(cx, io, token) {
             Ok(()) => {
                 slot.pending = slot.pending.with(child);
                 self.unflushed = self.unflushed.with(child);
             }
             Err(_) => {
+                self.room = 0;
                 slot.stage = Stage::Ready;
                 self.list(index);
             }
@@ -161,10 +186,13 @@ impl MirrorQueuePair {
     /// Of those with a credit, a local child, or the one that answers soonest.
     #[inline]
     fn nearest(&mut self, candidates: ChildSet) -> Option<ChildIndex> {
+        // Who is read is written too. With room at each there is no need to ask.
+        let has_room = self.room > 0 || self.ask_for_room();
+        self.room = self.room.saturating_sub(1);
         let mut best: Option<(bool, u64, ChildIndex)> = None;
         for child in candidates {
-            let port = self.ports[child.get()].as_mut().expect("a readable child is open");
-            if !port.has_credit() {
+            let port = self.ports[child.get()].as_ref().expect("a readable child is open");
+            if !has_room && port.credits() == 0 {
                 continue;
             }
             let key = (port.locality == Locality::Remote, port.cost(), child);
@@ -177,9 +205,10 @@ impl MirrorQueuePair {
 
     /// Every child that may be read has failed. Where others are suspended, the home core decides
     /// first.
+    #[cold]
     fn read_nowhere(&mut self, cx: &mut Cx, index: u32) {
         let undecided = self.view.readable().intersection(self.suspended);
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         let status = slot.status;
         match undecided.minus(slot.failed).is_empty() && !slot.failed.is_empty() {
             true => self.finish(cx, index, status),
@@ -189,8 +218,10 @@ impl MirrorQueuePair {
 
     /// Sends what could not be sent, or is sent again.
     pub(super) fn send_unsent(&mut self, cx: &mut Cx, index: u32) {
-        let (id, slot) = self.slots.tenant_mut(index).expect("the slot is taken");
-        let io = Io { token: Token(id.to_token()), ..outgoing(slot) };
+        // What is taken here is not counted.
+        self.room = 0;
+        let (token, slot) = self.slots.named(index);
+        let io = outgoing(slot);
         for child in slot.unsent {
             if !self.written.contains(child) {
                 slot.unsent = slot.unsent.without(child);
@@ -198,7 +229,7 @@ impl MirrorQueuePair {
                 continue;
             }
             let port = self.ports[child.get()].as_mut().expect("a written child is open");
-            if port.has_credit() && port.submit(cx, io).is_ok() {
+            if port.submit(cx, &io, token).is_ok() {
                 slot.unsent = slot.unsent.without(child);
                 slot.pending = slot.pending.with(child);
                 slot.sent_at = cx.now();
@@ -215,7 +246,7 @@ impl MirrorQueuePair {
     /// Makes the halves of a compare-and-write two single segments. False when there is no buffer
     /// now.
     fn gather(&mut self, cx: &mut Cx, index: u32) -> bool {
-        let slot = slot_at(&mut self.slots, index);
+        let slot = self.slots.at(index);
         if matches!(slot.io.memory, Memory::One(_)) || slot.buffer.is_some() {
             return true;
         }
@@ -245,7 +276,7 @@ fn copy(io: &Io, buffer: &DmaBuffer, len_bytes: u32) {
 }
 
 /// What is sent to a child for an I/O.
-#[inline]
+#[cold]
 fn outgoing(slot: &Slot) -> Io {
     if slot.io.operation != Operation::CompareAndWrite {
         return slot.io;
