@@ -14,7 +14,7 @@ use super::layout;
 use super::memory::{QueueMemory, View};
 use super::options::{ADMIN_ENTRIES, EVENT_REQUESTS_MAX, PAGE_BYTES};
 use super::platform::Platform;
-use super::ring::{Entry, Place, Ring};
+use super::ring::{Place, Ring};
 use crate::nvme::async_event::AsyncEvent;
 use crate::nvme::command::SubmissionEntry;
 use crate::nvme::identify::{IDENTIFY_BYTES, IdentifyKind};
@@ -23,6 +23,7 @@ use crate::nvme::register::{
     ADMIN_COMPLETION_QUEUE_OFFSET, ADMIN_QUEUE_ATTRIBUTES_OFFSET, ADMIN_SUBMISSION_QUEUE_OFFSET,
     ControllerStatus, STATUS_OFFSET,
 };
+use crate::nvme::status::Status;
 
 /// Bit of the identifiers of event requests.
 const EVENT_BIT: u16 = 1 << 15;
@@ -112,7 +113,7 @@ impl AdminQueue {
         platform: &dyn Platform,
         opcode: AdminOpcode,
         mut entry: SubmissionEntry,
-    ) -> Result<Entry, PcieError> {
+    ) -> Result<u32, PcieError> {
         let command = opcode.name();
         let id = self.next_id;
         self.next_id = (self.next_id + 1) & (EVENT_BIT - 1);
@@ -121,11 +122,11 @@ impl AdminQueue {
         self.ring.ring_tail();
         let deadline = platform.now() + self.timeout;
         loop {
-            if let Some(done) = self.take(Some(id))? {
-                if done.status.is_success() {
-                    return Ok(done);
+            if let Some((status, result)) = self.take(Some(id))? {
+                if status.is_success() {
+                    return Ok(result);
                 }
-                return Err(PcieError::Admin { command, status: done.status });
+                return Err(PcieError::Admin { command, status });
             }
             check_alive(self.bar)?;
             if platform.now() >= deadline {
@@ -139,21 +140,21 @@ impl AdminQueue {
     }
 
     /// Takes completions; ends with that of the command `id`.
-    fn take(&mut self, id: Option<u16>) -> Result<Option<Entry>, PcieError> {
+    fn take(&mut self, id: Option<u16>) -> Result<Option<(Status, u32)>, PcieError> {
         let mut found = None;
         while found.is_none()
-            && let Some(entry) = self.ring.pop()
+            && let Some((entry, result)) = self.ring.pop_with_result()
         {
             let event = entry.command_id & !EVENT_BIT;
             if Some(entry.command_id) == id {
-                found = Some(entry);
+                found = Some((entry.status, result));
             } else if entry.command_id & EVENT_BIT != 0
                 && event < u16::from(EVENT_REQUESTS_MAX)
                 && self.waiting_events & 1 << event != 0
             {
                 self.waiting_events &= !(1 << event);
                 if entry.status.is_success() {
-                    self.events.push(AsyncEvent::from_result(entry.result));
+                    self.events.push(AsyncEvent::from_result(result));
                 }
             } else {
                 return Err(PcieError::Protocol);

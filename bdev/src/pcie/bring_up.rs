@@ -220,8 +220,8 @@ pub fn negotiate_queues(
 ) -> Result<u16, PcieError> {
     let counts = QueueCounts { submission: u32::from(wanted), completion: u32::from(wanted) };
     let entry = SubmissionEntry::set_feature(0, feature::NUMBER_OF_QUEUES, counts.value());
-    let done = admin.execute(platform, AdminOpcode::SetFeatures, entry)?;
-    let granted = QueueCounts::from_value(done.result)
+    let result = admin.execute(platform, AdminOpcode::SetFeatures, entry)?;
+    let granted = QueueCounts::from_value(result)
         .ok_or(PcieError::Identity("it grants more queues than there can be"))?;
     let granted = granted.submission.min(granted.completion).clamp(1, u32::from(wanted));
     Ok(u16::try_from(granted).expect("no more than were wanted"))

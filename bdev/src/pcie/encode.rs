@@ -55,6 +55,24 @@ pub fn words(
     [head, 0, 0, pages[0], pages[1], io.lba.0, tail, 0].map(u64::to_le)
 }
 
+/// The entry of a read or a write, the same as [`words`] makes it; `namespace_word` is the
+/// namespace in the upper half.
+#[inline]
+pub fn plain(io: &Io, command_id: u16, namespace_word: u64, pages: [u64; 2]) -> Words {
+    debug_assert!(matches!(io.operation, Operation::Read | Operation::Write), "by the caller");
+    let (opcode, unit_access) = match io.operation {
+        Operation::Read => (NvmOpcode::Read, 0),
+        _ if io.flags.contains(IoFlags::FUA) => {
+            (NvmOpcode::Write, TransferFlags::FORCE_UNIT_ACCESS.bits())
+        }
+        _ => (NvmOpcode::Write, 0),
+    };
+    let head = u64::from(opcode.value()) | u64::from(command_id) << 16 | namespace_word;
+    // 0's based; the caller saw that there is one at least.
+    let tail = u64::from(io.blocks.wrapping_sub(1) | unit_access);
+    [head, 0, 0, pages[0], pages[1], io.lba.0, tail, 0].map(u64::to_le)
+}
+
 /// Any entry as it is stored.
 pub fn entry(entry: SubmissionEntry) -> Words {
     let mut words: Words = [0; SUBMISSION_ENTRY_BYTES / 8];
@@ -98,6 +116,9 @@ mod tests {
                 let wire = SubmissionEntry::for_range(opcode, id, namespace, range, flags);
                 let built = words(&io, id, namespace, Unmapping::Deallocating, pages);
                 prop_assert_eq!(built, entry(wire.with_prp(pages)));
+                if matches!(operation, Operation::Read | Operation::Write) {
+                    prop_assert_eq!(built, plain(&io, id, u64::from(namespace) << 32, pages));
+                }
             }
             let flush = Io::flush(Token(0));
             let built = words(&flush, id, namespace, Unmapping::Zeroing, [0; 2]);

@@ -23,7 +23,7 @@ const BOUNCES: usize = 64 * PAGE;
 pub const BOUNCE_COUNT: u8 = 7;
 
 /// First byte of the list of a command.
-pub const fn list(slot: u16) -> usize {
+pub const fn list(slot: u8) -> usize {
     LISTS + slot as usize * LIST_BYTES
 }
 
@@ -43,6 +43,6 @@ pub const SHADOW_ANSWERS: usize = 4 * PAGE;
 
 const _: () = assert!(COMPLETIONS.is_multiple_of(PAGE), "queues begin on a page");
 const _: () = assert!(RINGS_END <= LISTS);
-const _: () = assert!(list(QUEUE_ENTRIES) <= BOUNCES);
+const _: () = assert!(list(u8::MAX) + LIST_BYTES <= BOUNCES, "a list for every slot");
 const _: () = assert!(bounce(BOUNCE_COUNT) <= QUEUE_MEMORY_BYTES);
 const _: () = assert!(ADMIN_ENTRIES as usize * SUBMISSION_ENTRY_BYTES <= PAGE);

@@ -173,9 +173,76 @@ impl View {
         unsafe { into.address().as_ptr().copy_from_nonoverlapping(source, len_bytes) }
     }
 
+    /// Entries of a ring, a power of two, from an offset on. Checked here, so that no access to
+    /// one of them has to be.
+    pub fn entries<const WORDS: usize>(self, offset_bytes: usize, count: u16) -> Entries<WORDS> {
+        assert!(count.is_power_of_two(), "positions wrap by a mask");
+        assert!(offset_bytes.is_multiple_of(8), "words are aligned");
+        let first = self.at(offset_bytes, usize::from(count) * WORDS * 8);
+        let first = NonNull::new(first).expect("inside a region");
+        Entries { first, mask: count - 1 }
+    }
+
     /// Fills with zeroes.
     pub fn zero(self, offset_bytes: usize, len_bytes: usize) {
         // SAFETY: inside.
         unsafe { self.at(offset_bytes, len_bytes).write_bytes(0, len_bytes) }
+    }
+}
+
+/// Entries of a ring, of so many words of 8 bytes each. Copy, as [`View`] is.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries<const WORDS: usize> {
+    first: NonNull<u8>,
+    mask: u16,
+}
+
+// SAFETY: as for `QueueMemory`.
+unsafe impl<const WORDS: usize> Send for Entries<WORDS> {}
+// SAFETY: as for `QueueMemory`.
+unsafe impl<const WORDS: usize> Sync for Entries<WORDS> {}
+
+impl<const WORDS: usize> Entries<WORDS> {
+    /// The entry at a position, which wraps.
+    #[inline]
+    fn at(self, position: u16) -> *mut u64 {
+        let offset = usize::from(position & self.mask) * WORDS * 8;
+        // SAFETY: `View::entries` saw that as many entries as the mask can name are inside.
+        unsafe { self.first.as_ptr().add(offset) }.cast()
+    }
+
+    /// Stores an entry, for the device to read after a barrier.
+    #[inline]
+    pub fn store(self, position: u16, words: [u64; WORDS]) {
+        let target = self.at(position);
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: inside, aligned (`View::entries`), and no reference to it exists.
+            unsafe { target.add(index).write_volatile(word) }
+        }
+    }
+
+    /// Loads 4 bytes of an entry before everything that is loaded after.
+    #[inline]
+    fn load_acquire(self, position: u16, dword: usize) -> u32 {
+        debug_assert!(dword < WORDS * 2, "a dword is inside its entry");
+        // SAFETY: inside and aligned; an atomic is shared with the device as with another thread.
+        // Acquire, partner: the device's store of the phase after the rest of the entry.
+        let value =
+            unsafe { (*self.at(position).cast::<AtomicU32>().add(dword)).load(Ordering::Acquire) };
+        #[cfg(target_arch = "aarch64")]
+        super::bar::read_barrier();
+        u32::from_le(value)
+    }
+
+    /// Loads the last 4 bytes of an entry, before everything that is loaded after.
+    #[inline]
+    pub fn load_last(self, position: u16) -> u32 {
+        self.load_acquire(position, WORDS * 2 - 1)
+    }
+
+    /// Loads the first 4 bytes of an entry.
+    #[inline]
+    pub fn load_first(self, position: u16) -> u32 {
+        self.load_acquire(position, 0)
     }
 }

@@ -39,6 +39,7 @@ pub mod admin;
 mod attached;
 pub mod bar;
 pub mod bring_up;
+mod commands;
 pub mod controller;
 pub mod device;
 mod encode;

@@ -5,9 +5,11 @@
 //! supervisor when an I/O is late. An I/O is in one of three places: in line (no command free, no
 //! bounce buffer, or the controller halted), in the device, or ended and to be handed up.
 //!
-//! A command identifier is a slot and that slot's generation, so a completion that is late, or
-//! comes twice, names nothing and is taken for what it is: a device that cannot be trusted with
-//! its queue, which is then not looked at until the controller was reset.
+//! A completion that names no command ([`super::commands`]) is taken for what it is: a device that
+//! cannot be trusted with its queue, which is then not looked at until the controller was reset.
+//!
+//! A read or write of one piece in two pages at most, in memory of the core's own, is sent by the
+//! shortest way there is ([`PcieQueuePair::short`]); all else goes the long way round.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use reactor::socket::readiness::DESCRIPTOR_KEY;
 use reactor::{Cx, Nanos, Wake};
 
+use super::commands::{Command, Commands, Lateness, NO_BOUNCE, Want};
 use super::controller::Controller;
 use super::encode;
 use super::identity::Namespace;
@@ -32,16 +35,6 @@ use crate::legality;
 use crate::nvme::status::Status;
 use crate::queue_pair::{Busy, QueuePair};
 
-/// Bits of a command identifier that are its slot.
-const SLOT_BITS: u32 = 10;
-const SLOT_MASK: u16 = (1 << SLOT_BITS) - 1;
-/// Generations of a slot; the last is left out, so that no identifier is ffffh.
-const GENERATIONS: u16 = (1 << (16 - SLOT_BITS)) - 1;
-const _: () = assert!(super::options::QUEUE_ENTRIES <= 1 << SLOT_BITS);
-
-/// No bounce buffer.
-const NO_BOUNCE: u8 = u8::MAX;
-
 /// How soon a wish is repeated that the supervisor had no room for.
 const WISH_AGAIN: Nanos = Nanos::from_millis(10);
 
@@ -49,44 +42,6 @@ const WISH_AGAIN: Nanos = Nanos::from_millis(10);
 pub const GONE: Status = Status::INTERNAL_PATH_ERROR;
 /// What an I/O ends with when a reset took it and it is not to be sent again.
 pub const RESET: Status = Status::CONTROLLER_PATHING_ERROR;
-
-/// How far the ending of a late command is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lateness {
-    OnTime,
-    /// Its abort was wished for.
-    Aborting,
-}
-
-/// Whether the layer above still wants an I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Want {
-    Kept,
-    /// It asked for its end.
-    Aborted,
-}
-
-/// A slot.
-#[derive(Debug)]
-struct Command {
-    /// Of the I/O in the device; none when the slot is free.
-    io: Option<Io>,
-    deadline: Nanos,
-    generation: u16,
-    bounce: u8,
-    retries: u8,
-    lateness: Lateness,
-    want: Want,
-}
-
-/// An I/O that was taken back from the device.
-#[derive(Debug)]
-struct Recalled {
-    io: Io,
-    retries: u8,
-    lateness: Lateness,
-    want: Want,
-}
 
 /// An I/O that waits for its turn.
 #[derive(Clone, Copy, Debug)]
@@ -123,20 +78,30 @@ pub struct Counters {
     pub violations: u64,
 }
 
+/// The most blocks of I/Os that are looked at no further.
+#[derive(Clone, Copy, Debug)]
+struct ShortMax {
+    read: u32,
+    write: u32,
+}
+
 /// The queue pair.
 #[derive(Debug)]
 pub struct PcieQueuePair {
     ring: Ring,
-    commands: Box<[Command]>,
-    free: Vec<u16>,
+    commands: Commands,
     line: VecDeque<Waiting>,
     ended: VecDeque<Completion>,
     table: Table,
     namespace: Namespace,
     limits: Limits,
+    /// The number of the namespace in the upper half, as an entry has it.
+    namespace_word: u64,
+    /// Longest read and write that may go the short way; none where there is more to be looked at.
+    short_blocks_max: ShortMax,
     depth: u32,
-    /// Commands that the device has.
-    in_device: u32,
+    /// I/Os in line, in the device, or ended and not yet handed up.
+    inflight: u32,
     state: State,
     /// When the commands in the device are to be looked at for late ones.
     check_at: Nanos,
@@ -164,7 +129,7 @@ impl PcieQueuePair {
         let shared = controller.shared().clone();
         let state = shared.state_after_take();
         let owned = &shared.ports[port];
-        let slots = owned.place.entries - 1;
+        let slots = u8::try_from(owned.place.entries - 1).expect("QUEUE_ENTRIES is 256 at most");
         // Position of the rings as they were left; if the controller was halted since, they are
         // started over when it is back.
         let ring = Ring::resume(owned.place, owned.position());
@@ -176,26 +141,21 @@ impl PcieQueuePair {
             Err(_) => Watch::Nobody,
         };
         let watch = if shared.platform.vectors() > owned.queue_id { watch } else { Watch::Nobody };
-        let command = |_| Command {
-            io: None,
-            deadline: Nanos(0),
-            generation: 0,
-            bounce: NO_BOUNCE,
-            retries: 0,
-            lateness: Lateness::OnTime,
-            want: Want::Kept,
-        };
+        let limits = namespace.limits();
+        let read = if limits.boundary_blocks == 0 { limits.io_blocks_max } else { 0 };
+        let write = if limits.read_only { 0 } else { read };
         PcieQueuePair {
             ring,
-            commands: (0..slots).map(command).collect(),
-            free: (0..slots).rev().collect(),
+            commands: Commands::new(slots),
             line: VecDeque::with_capacity(depth as usize),
             ended: VecDeque::with_capacity(depth as usize),
             table: Table::new(&shared.regions, cx.dma.region().id()),
-            limits: namespace.limits(),
+            limits,
+            namespace_word: u64::from(namespace.id) << 32,
             namespace,
+            short_blocks_max: ShortMax { read, write },
             depth,
-            in_device: 0,
+            inflight: 0,
             state,
             check_at: Nanos(u64::MAX),
             distrusted: false,
@@ -225,46 +185,56 @@ impl PcieQueuePair {
         &self.shared.ports[self.port]
     }
 
-    /// Whether an I/O is of the commonest kind, and legal: one segment, read or written. Any other
-    /// is for [`legality::check`] to judge.
+    /// The pages of an I/O of the commonest kind, and legal: one segment in at most two pages of the
+    /// core's own memory, read or written. Any other is for [`legality::check`] to judge.
     #[inline]
-    fn is_plain(&self, io: &Io) -> bool {
-        let Memory::One(segment) = &io.memory else { return false };
+    fn short(&self, io: &Io) -> Option<[u64; 2]> {
+        let Memory::One(segment) = io.memory else { return None };
+        let blocks_max = match io.operation {
+            Operation::Read => self.short_blocks_max.read,
+            Operation::Write => self.short_blocks_max.write,
+            _ => 0,
+        };
         let geometry = &self.namespace.geometry;
         let bytes = u64::from(io.blocks) * u64::from(geometry.block_bytes);
-        let known = matches!(io.operation, Operation::Read)
-            || matches!(io.operation, Operation::Write) && !self.limits.read_only;
-        known
-            && io.blocks.wrapping_sub(1) < self.limits.io_blocks_max
+        let legal = io.blocks.wrapping_sub(1) < blocks_max
             && bytes == u64::from(segment.len_bytes())
-            && io.fits(geometry.blocks)
-            && self.limits.boundary_blocks == 0
+            && io.fits(geometry.blocks);
+        if !legal {
+            return None;
+        }
+        prp::describe_short(self.table.translate_own(segment)?, segment.len_bytes())
     }
 
-    /// Writes the entry of an I/O, if there is room for it now.
-    #[inline]
+    /// Sends an I/O that is not of the commonest kind, ends it, or puts it in line.
+    #[cold]
+    #[inline(never)]
+    fn submit_any(&mut self, now: Nanos, io: &Io) {
+        let at_once = match legality::check(io, &self.namespace.geometry, &self.limits) {
+            Err(status) => Some(status),
+            Ok(()) if io.operation == Operation::Flush && !self.limits.volatile_cache => {
+                Some(Status::SUCCESS)
+            }
+            Ok(()) if self.state.phase() == Phase::Dead => Some(GONE),
+            Ok(()) => None,
+        };
+        if let Some(status) = at_once {
+            self.ended.push_back(Completion::new(io.token, status));
+        } else if !self.can_send() || !self.line.is_empty() || !self.place(now, io, 0) {
+            self.line.push_back(Waiting { io: *io, retries: 0 });
+        }
+    }
+
+    /// Writes the entry of any I/O, if there is room for it now.
+    #[inline(never)]
     fn place(&mut self, now: Nanos, io: &Io, retries: u8) -> bool {
-        let Some(slot) = self.free.last().copied() else { return false };
-        let command = &mut self.commands[usize::from(slot)];
-        let command_id = command.generation << SLOT_BITS | slot;
-        let namespace = &self.namespace;
+        let Some(slot) = self.commands.next_slot() else { return false };
         let mut bounce = NO_BOUNCE;
         let mut pages = [0; 2];
-        if let Memory::One(segment) = &io.memory
-            && let Some(address) = self.table.translate(*segment)
-            && let Some(described) = prp::describe_short(address, segment.len_bytes())
-        {
-            pages = described;
-        } else if !matches!(io.memory, Memory::None) {
+        if !matches!(io.memory, Memory::None) {
             let view = self.shared.ports[self.port].place.view;
             let list = prp::List { view, offset_bytes: layout::list(slot) };
-            let table = &self.table;
-            let pieces = io
-                .memory
-                .segments()
-                .iter()
-                .map(|segment| Some((table.translate(*segment)?, segment.len_bytes())));
-            pages = match prp::describe(pieces, list) {
+            pages = match self.describe(io, list) {
                 Ok(described) => described,
                 Err(prp::Unfit) => {
                     let Some(index) = self.free_bounces.pop() else { return false };
@@ -274,20 +244,38 @@ impl PcieQueuePair {
                 }
             };
         }
+        let command_id = self.begin(now, io, bounce, retries);
+        let namespace = &self.namespace;
         let words = encode::words(io, command_id, namespace.id, namespace.unmapping, pages);
-        self.free.pop();
-        command.io = Some(*io);
-        command.deadline = now + self.io_timeout;
-        command.bounce = bounce;
-        command.retries = retries;
-        command.lateness = Lateness::OnTime;
-        command.want = Want::Kept;
-        if self.in_device == 0 {
-            self.check_at = command.deadline;
-        }
-        self.in_device += 1;
         self.ring.push(words);
         true
+    }
+
+    /// The pages of the memory of an I/O.
+    fn describe(&mut self, io: &Io, list: prp::List) -> Result<[u64; 2], prp::Unfit> {
+        let describe = |table: &Table| {
+            let pieces = io
+                .memory
+                .segments()
+                .iter()
+                .map(|segment| Some((table.translate(*segment)?, segment.len_bytes())));
+            prp::describe(pieces, list)
+        };
+        match describe(&self.table) {
+            // The device may have been shown more memory since the last look.
+            Err(prp::Unfit) if self.table.renew(&self.shared.regions) => describe(&self.table),
+            described => described,
+        }
+    }
+
+    /// Makes an I/O a command of the device's.
+    #[inline]
+    fn begin(&mut self, now: Nanos, io: &Io, bounce: u8, retries: u8) -> u16 {
+        let deadline = now + self.io_timeout;
+        if self.commands.in_device() == 0 {
+            self.check_at = deadline;
+        }
+        self.commands.begin(io, deadline, bounce, retries)
     }
 
     /// Sends what is in line, as far as there is room.
@@ -306,39 +294,38 @@ impl PcieQueuePair {
     /// The I/O that a completion ends; none when it names no command.
     #[inline]
     fn finish(&mut self, entry: Entry) -> Option<Completion> {
-        let slot = entry.command_id & SLOT_MASK;
-        let command = self.commands.get_mut(usize::from(slot))?;
-        if command.generation != entry.command_id >> SLOT_BITS {
-            return None;
+        let command = self.commands.end(entry.command_id)?;
+        let token = command.io.token;
+        if command.is_ordinary() {
+            return Some(Completion::new(token, entry.status));
         }
-        let io = command.io.take()?;
+        let command = *command;
+        Some(Completion::new(token, self.finish_other(&command, entry.status)))
+    }
+
+    /// How an I/O ended that was late, or went through a bounce buffer.
+    #[cold]
+    #[inline(never)]
+    fn finish_other(&mut self, command: &Command, status: Status) -> Status {
         if command.bounce != NO_BOUNCE {
-            let bounce = std::mem::replace(&mut command.bounce, NO_BOUNCE);
             let view = self.shared.ports[self.port].place.view;
-            if io.operation == Operation::Read && entry.status.is_success() {
-                empty_bounce(view, bounce, &io);
+            if command.io.operation == Operation::Read && status.is_success() {
+                empty_bounce(view, command.bounce, &command.io);
             }
-            self.free_bounces.push(bounce);
+            self.free_bounces.push(command.bounce);
         }
-        let mut status = entry.status;
-        if command.lateness == Lateness::Aborting && status.has_code(Status::ABORT_REQUESTED) {
-            // Nobody above asked for it, unless they did.
-            status = match command.want {
-                Want::Kept => Status::ABORTED_BY_HOST,
-                Want::Aborted => status,
-            };
+        let aborted = command.lateness == Lateness::Aborting;
+        if aborted && status.has_code(Status::ABORT_REQUESTED) && command.want == Want::Kept {
+            // Nobody above asked for it.
+            return Status::ABORTED_BY_HOST;
         }
-        release(command);
-        self.free.push(slot);
-        self.in_device -= 1;
-        Some(Completion::new(io.token, status))
+        status
     }
 
     fn reap(&mut self, completions: &mut Completions) -> usize {
         let mut count = 0;
-        while completions.room() > 0
-            && let Some(entry) = self.ring.pop()
-        {
+        for _ in 0..completions.room() {
+            let Some(entry) = self.ring.pop() else { break };
             match self.finish(entry) {
                 Some(completion) => {
                     completions.push(completion);
@@ -352,6 +339,7 @@ impl PcieQueuePair {
         }
         if count > 0 {
             self.counters.completed += count as u64;
+            self.inflight -= u32::try_from(count).expect("no more than the depth");
             self.ring.ring_head();
         }
         count
@@ -383,47 +371,34 @@ impl PcieQueuePair {
     fn start_over(&mut self) {
         self.ring.restart();
         self.distrusted = false;
-        for slot in 0..self.commands.len() {
-            let Some(recalled) = self.recall(slot) else { continue };
-            let Recalled { io, retries, lateness, want } = recalled;
+        let retry = self.shared.options.recovery == Recovery::Retry;
+        let PcieQueuePair { commands, ended, line, free_bounces, counters, .. } = self;
+        commands.recall(|command| {
+            free_bounces.extend((command.bounce != NO_BOUNCE).then_some(command.bounce));
+            let (io, retries) = (command.io, command.retries);
             // What was late is tried once more only: it may be the reason for the reset.
-            let tries = if lateness == Lateness::OnTime { RETRIES_MAX } else { 1 };
-            let again = self.shared.options.recovery == Recovery::Retry && retries < tries;
-            if want == Want::Aborted {
-                self.ended.push_back(Completion::new(io.token, Status::ABORT_REQUESTED));
-            } else if again {
-                self.counters.retried += 1;
-                self.line.push_front(Waiting { io, retries: retries + 1 });
+            let tries = if command.lateness == Lateness::OnTime { RETRIES_MAX } else { 1 };
+            if command.want == Want::Aborted {
+                ended.push_back(Completion::new(io.token, Status::ABORT_REQUESTED));
+            } else if retry && retries < tries {
+                counters.retried += 1;
+                line.push_front(Waiting { io, retries: retries + 1 });
             } else {
-                self.ended.push_back(Completion::new(io.token, RESET));
+                ended.push_back(Completion::new(io.token, RESET));
             }
-        }
+        });
         self.check_at = Nanos(u64::MAX);
     }
 
     fn end_all(&mut self, status: Status) {
-        for slot in 0..self.commands.len() {
-            if let Some(recalled) = self.recall(slot) {
-                self.ended.push_back(Completion::new(recalled.io.token, status));
-            }
-        }
+        let PcieQueuePair { commands, ended, free_bounces, .. } = self;
+        commands.recall(|command| {
+            free_bounces.extend((command.bounce != NO_BOUNCE).then_some(command.bounce));
+            ended.push_back(Completion::new(command.io.token, status));
+        });
         let waiting = self.line.drain(..).map(|one| Completion::new(one.io.token, status));
         self.ended.extend(waiting);
         self.check_at = Nanos(u64::MAX);
-    }
-
-    /// Takes an I/O back from the device, which can no longer reach its memory.
-    fn recall(&mut self, slot: usize) -> Option<Recalled> {
-        let command = &mut self.commands[slot];
-        let io = command.io.take()?;
-        if command.bounce != NO_BOUNCE {
-            self.free_bounces.push(std::mem::replace(&mut command.bounce, NO_BOUNCE));
-        }
-        let Command { retries, lateness, want, .. } = *command;
-        release(command);
-        self.free.push(u16::try_from(slot).expect("slots fit a command identifier"));
-        self.in_device -= 1;
-        Some(Recalled { io, retries, lateness, want })
     }
 
     /// Looks for late commands: aborts them first, has the controller reset after.
@@ -433,12 +408,9 @@ impl PcieQueuePair {
         let abort_timeout = Nanos(u64::try_from(abort_timeout.as_nanos()).unwrap_or(u64::MAX));
         let mut next = Nanos(u64::MAX);
         let port = &self.shared.ports[self.port];
-        for (slot, command) in self.commands.iter_mut().enumerate() {
-            if command.io.is_none() {
-                continue;
-            }
+        let shared = &self.shared;
+        self.commands.for_each(|id, command| {
             if command.deadline <= now {
-                let id = command.generation << SLOT_BITS | (slot & usize::from(SLOT_MASK)) as u16;
                 command.deadline = match command.lateness {
                     Lateness::OnTime if port.wish(Wish::Abort(id)) => {
                         command.lateness = Lateness::Aborting;
@@ -450,10 +422,10 @@ impl PcieQueuePair {
                         now + abort_timeout
                     }
                 };
-                self.shared.call_supervisor();
+                shared.call_supervisor();
             }
             next = next.min(command.deadline);
-        }
+        });
         self.check_at = next;
     }
 
@@ -466,13 +438,6 @@ impl PcieQueuePair {
         }
         let _ = port.eventfd.read();
         self.watch = Watch::Polling;
-    }
-}
-
-fn release(command: &mut Command) {
-    command.generation += 1;
-    if command.generation == GENERATIONS {
-        command.generation = 0;
     }
 }
 
@@ -505,25 +470,19 @@ fn empty_bounce(view: super::memory::View, index: u8, io: &Io) {
 
 impl QueuePair for PcieQueuePair {
     fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
-        if self.credits() == 0 {
+        if self.inflight >= self.depth {
             return Err(Busy);
         }
-        if !self.is_plain(&io)
-            && let Err(status) = legality::check(&io, &self.namespace.geometry, &self.limits)
+        self.inflight += 1;
+        if self.can_send()
+            && self.line.is_empty()
+            && self.commands.next_slot().is_some()
+            && let Some(pages) = self.short(&io)
         {
-            self.ended.push_back(Completion::new(io.token, status));
-            return Ok(());
-        }
-        if io.operation == Operation::Flush && !self.limits.volatile_cache {
-            self.ended.push_back(Completion::new(io.token, Status::SUCCESS));
-            return Ok(());
-        }
-        if self.state.phase() == Phase::Dead {
-            self.ended.push_back(Completion::new(io.token, GONE));
-            return Ok(());
-        }
-        if !self.can_send() || !self.line.is_empty() || !self.place(cx.now(), &io, 0) {
-            self.line.push_back(Waiting { io, retries: 0 });
+            let command_id = self.begin(cx.now(), &io, NO_BOUNCE, 0);
+            self.ring.push(encode::plain(&io, command_id, self.namespace_word, pages));
+        } else {
+            self.submit_any(cx.now(), &io);
         }
         Ok(())
     }
@@ -553,11 +512,12 @@ impl QueuePair for PcieQueuePair {
             for completion in self.ended.drain(..count) {
                 completions.push(completion);
             }
+            self.inflight -= u32::try_from(count).expect("no more than the depth");
         }
         if !self.can_send() {
             return count;
         }
-        if self.in_device > 0 {
+        if self.commands.in_device() > 0 {
             let reaped = self.reap(completions);
             if reaped > 0 {
                 self.port().publish_completed(self.counters.completed);
@@ -577,12 +537,11 @@ impl QueuePair for PcieQueuePair {
     }
 
     fn credits(&self) -> u32 {
-        self.depth - self.inflight()
+        self.depth - self.inflight
     }
 
     fn inflight(&self) -> u32 {
-        let waiting = self.line.len() + self.ended.len();
-        self.in_device + u32::try_from(waiting).expect("no more than the depth")
+        self.inflight
     }
 
     fn abort_all(&mut self, cx: &mut Cx) {
@@ -590,11 +549,11 @@ impl QueuePair for PcieQueuePair {
         let aborted = waiting.map(|one| Completion::new(one.io.token, Status::ABORT_REQUESTED));
         self.ended.extend(aborted);
         // The device's own are late from now on: aborted one after the other, then reset.
-        if self.in_device > 0 && self.can_send() {
-            for command in self.commands.iter_mut().filter(|command| command.io.is_some()) {
+        if self.commands.in_device() > 0 && self.can_send() {
+            self.commands.for_each(|_, command| {
                 command.want = Want::Aborted;
                 command.deadline = command.deadline.min(cx.now());
-            }
+            });
             self.check_at = cx.now();
         }
     }
@@ -603,10 +562,10 @@ impl QueuePair for PcieQueuePair {
         if !self.ended.is_empty() || self.ring.has_unrung() && self.can_send() {
             return Wake::Now;
         }
-        if self.in_device == 0 && self.line.is_empty() {
+        if self.commands.in_device() == 0 && self.line.is_empty() {
             return Wake::Never;
         }
-        let room = !self.free.is_empty() && !self.free_bounces.is_empty();
+        let room = self.commands.next_slot().is_some() && !self.free_bounces.is_empty();
         let stalled = !self.line.is_empty() && room && self.can_send();
         match self.watch {
             Watch::Nobody => Wake::Now,
@@ -647,7 +606,7 @@ impl Drop for PcieQueuePair {
         if state != self.state {
             self.follow(state);
         }
-        let idle = self.in_device == 0 && !self.distrusted;
+        let idle = self.commands.in_device() == 0 && !self.distrusted;
         let (owner, position) = match (self.state.phase(), idle) {
             (Phase::Live, true) => (Owner::Nobody, self.ring.position()),
             // Made anew by the supervisor in either case.

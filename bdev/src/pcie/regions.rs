@@ -60,38 +60,67 @@ impl Regions {
         }
     }
 
+    /// How many there are, at most: one that is being added may be counted already.
+    fn count(&self) -> usize {
+        // Relaxed: who sees an old number looks again with the next I/O.
+        self.claimed.load(Ordering::Relaxed).min(REGIONS_MAX)
+    }
+
     fn iter(&self) -> impl Iterator<Item = Known> {
         self.slots.iter().filter_map(|slot| slot.get().copied())
     }
 }
 
 /// A queue pair's copy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
-    /// Its own core's region first.
+    /// The region of its own core, where nearly all memory of I/Os is.
+    own: Known,
+    /// All that were known at the last look, with room for all that there can be.
     known: Vec<Known>,
 }
 
 impl Table {
-    /// The regions known now, that of `own` first.
+    /// The regions known now, that of `own`, which is one of them, before all others.
     pub fn new(regions: &Regions, own: RegionId) -> Table {
-        let mut known: Vec<Known> = regions.iter().collect();
-        known.sort_by_key(|one| one.id != own);
-        Table { known }
+        let mut known = Vec::with_capacity(REGIONS_MAX);
+        known.extend(regions.iter());
+        let own = known.iter().find(|one| one.id == own).copied();
+        let own = own.expect("a core's region is added before its queue pair is opened");
+        Table { own, known }
+    }
+
+    /// The device's address of a segment that lies wholly in the region of the queue pair's core.
+    #[inline]
+    pub fn translate_own(&self, segment: Segment) -> Option<u64> {
+        self.own.translate(segment)
     }
 
     /// The device's address of a segment that lies wholly in a region that it knows.
-    #[inline]
     pub fn translate(&self, segment: Segment) -> Option<u64> {
-        let address = segment.address().as_ptr().addr();
-        let len_bytes = segment.len_bytes() as usize;
-        for known in &self.known {
-            let offset = address.wrapping_sub(known.start);
-            let room = known.mapping.len_bytes.wrapping_sub(offset);
-            if offset < known.mapping.len_bytes && len_bytes <= room {
-                return Some(known.mapping.address + offset as u64);
-            }
+        let own = self.own.translate(segment);
+        own.or_else(|| self.known.iter().find_map(|known| known.translate(segment)))
+    }
+
+    /// Takes over the regions that the device was shown since the last look; false when there are
+    /// none. Allocates nothing.
+    pub fn renew(&mut self, regions: &Regions) -> bool {
+        let before = self.known.len();
+        if regions.count() == before {
+            return false;
         }
-        None
+        self.known.clear();
+        self.known.extend(regions.iter());
+        self.known.len() > before
+    }
+}
+
+impl Known {
+    #[inline]
+    fn translate(&self, segment: Segment) -> Option<u64> {
+        let offset = segment.address().as_ptr().addr().wrapping_sub(self.start);
+        let room = self.mapping.len_bytes.wrapping_sub(offset);
+        let inside = offset < self.mapping.len_bytes && segment.len_bytes() as usize <= room;
+        inside.then(|| self.mapping.address + offset as u64)
     }
 }

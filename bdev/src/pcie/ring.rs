@@ -7,7 +7,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::bar::{Bar, Doorbell};
-use super::memory::View;
+use super::memory::{Entries, View};
 use crate::nvme::command::SUBMISSION_ENTRY_BYTES;
 use crate::nvme::completion::COMPLETION_ENTRY_BYTES;
 use crate::nvme::status::Status;
@@ -54,14 +54,14 @@ pub struct Entry {
     pub command_id: u16,
     /// How the command ended.
     pub status: Status,
-    /// Dword 0, command specific.
-    pub result: u32,
 }
 
 /// The rings.
 #[derive(Debug)]
 pub struct Ring {
     place: Place,
+    submissions: Entries<{ SUBMISSION_ENTRY_BYTES / 8 }>,
+    completions: Entries<{ COMPLETION_ENTRY_BYTES / 8 }>,
     mask: u16,
     tail: u16,
     rung_tail: u16,
@@ -75,8 +75,9 @@ pub struct Ring {
 impl Ring {
     /// Empty rings, as a controller that has just made the queues has them.
     pub fn new(place: Place) -> Ring {
-        assert!(place.entries.is_power_of_two(), "positions wrap by a mask");
         Ring {
+            submissions: place.view.entries(place.submissions, place.entries),
+            completions: place.view.entries(place.completions, place.entries),
             mask: place.entries - 1,
             place,
             tail: 0,
@@ -115,8 +116,7 @@ impl Ring {
     /// one, and an entry is free once its command has completed.
     #[inline]
     pub fn push(&mut self, entry: [u64; SUBMISSION_ENTRY_BYTES / 8]) {
-        let offset = usize::from(self.tail) * SUBMISSION_ENTRY_BYTES;
-        self.place.view.store(self.place.submissions + offset, entry);
+        self.submissions.store(self.tail, entry);
         self.tail = self.tail.wrapping_add(1) & self.mask;
     }
 
@@ -142,24 +142,16 @@ impl Ring {
     /// Whether a completion is there.
     #[inline]
     pub fn has_completion(&self) -> bool {
-        self.last_dword() & PHASE == self.phase
-    }
-
-    #[inline]
-    fn last_dword(&self) -> u32 {
-        let offset = usize::from(self.head) * COMPLETION_ENTRY_BYTES;
-        self.place.view.load_acquire(self.place.completions + offset + 12)
+        self.completions.load_last(self.head) & PHASE == self.phase
     }
 
     /// Takes the next completion.
     #[inline]
     pub fn pop(&mut self) -> Option<Entry> {
-        let last = self.last_dword();
+        let last = self.completions.load_last(self.head);
         if last & PHASE != self.phase {
             return None;
         }
-        let offset = usize::from(self.head) * COMPLETION_ENTRY_BYTES;
-        let result = self.place.view.load_acquire(self.place.completions + offset);
         self.head = self.head.wrapping_add(1) & self.mask;
         if self.head == 0 {
             self.phase ^= PHASE;
@@ -167,8 +159,16 @@ impl Ring {
         Some(Entry {
             command_id: (last & 0xffff) as u16,
             status: Status::from_wire((last >> 16) as u16),
-            result,
         })
+    }
+
+    /// Takes the next completion with its dword 0, which is the result of an admin command.
+    pub fn pop_with_result(&mut self) -> Option<(Entry, u32)> {
+        let position = self.head;
+        let entry = self.pop()?;
+        // Loaded after the phase was seen; the device may not write the entry again before it is
+        // told that it was taken.
+        Some((entry, self.completions.load_first(position)))
     }
 
     /// Gives the controller back the entries that were taken, if there are any.
