@@ -58,6 +58,8 @@ pub mod queue_pair;
 mod regions;
 mod ring;
 mod sigbus;
+#[cfg(test)]
+mod sleep_tests;
 #[cfg(any(test, feature = "software-nvme"))]
 pub mod software;
 mod spare;
