@@ -14,7 +14,7 @@
 use reactor::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crate::child::ChildSet;
-use crate::view::Version;
+use crate::view::{Published, Version};
 
 /// See the module. On cache lines of its own: its core writes it at every change from idle to busy.
 #[derive(Debug, Default)]
@@ -29,13 +29,14 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// The core is about to have I/O. It looks at the version next.
+    /// The core is about to have I/O. Returns the version to follow.
     #[inline]
-    pub(crate) fn activate(&self) {
+    pub(crate) fn activate(&self, published: &Published) -> Version {
         // Relaxed: the fence orders it before the look at the version.
         self.is_active.store(true, Ordering::Relaxed);
         // Partner: the fence in `Published::update`.
         fence(Ordering::SeqCst);
+        published.version()
     }
 
     /// The core has no I/O any more.

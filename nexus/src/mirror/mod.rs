@@ -154,20 +154,21 @@ impl MirrorQueuePair {
     /// Looks at the version, and follows another view.
     #[inline]
     fn keep_up(&mut self, cx: &mut Cx) {
-        if !self.is_active {
-            self.activate(cx);
-        }
-        if self.nexus.published.version() != self.version {
+        let version = match self.is_active {
+            true => self.nexus.published.version(),
+            false => self.activate(cx),
+        };
+        if version != self.version {
             self.follow(cx);
         }
     }
 
-    /// The first I/O after a rest. The version is looked at after this.
+    /// The first I/O after a rest.
     #[inline(never)]
-    fn activate(&mut self, cx: &mut Cx) {
+    fn activate(&mut self, cx: &mut Cx) -> Version {
         self.is_active = true;
         self.next_sweep = cx.now() + SWEEP_INTERVAL;
-        self.cell.activate();
+        self.cell.activate(&self.nexus.published)
     }
 
     /// Puts a slot on the list of those tried again.
