@@ -247,7 +247,8 @@ mod tests {
                         let mut tokens = Vec::new();
                         commands.recall(|command| tokens.push(command.io.token));
                         tokens.sort();
-                        let mut expected: Vec<_> = std::mem::take(&mut model).into_values().collect();
+                        let left = std::mem::take(&mut model);
+                        let mut expected: Vec<_> = left.into_values().collect();
                         expected.sort();
                         prop_assert_eq!(tokens, expected);
                     }

@@ -185,8 +185,8 @@ impl PcieQueuePair {
         &self.shared.ports[self.port]
     }
 
-    /// The pages of an I/O of the commonest kind, and legal: one segment in at most two pages of the
-    /// core's own memory, read or written. Any other is for [`legality::check`] to judge.
+    /// The pages of an I/O of the commonest kind, and legal: one segment in at most two pages of
+    /// the core's own memory, read or written. Any other is for [`legality::check`] to judge.
     #[inline]
     fn short(&self, io: &Io) -> Option<[u64; 2]> {
         let Memory::One(segment) = io.memory else { return None };
