@@ -26,6 +26,10 @@ pub(crate) struct Cell {
     drained: AtomicUsize,
     /// Children on which a queue pair is open here.
     open: AtomicUsize,
+    /// What [`crate::meter::Meter`] has counted.
+    ended: AtomicUsize,
+    time_ns: AtomicUsize,
+    inflight: AtomicUsize,
 }
 
 impl Cell {
@@ -64,6 +68,22 @@ impl Cell {
         let bits = children.iter().fold(0, |bits, child| bits | 1 << child.get());
         // Release, partner: the acquire in `has_open`.
         self.open.store(bits, Ordering::Release);
+    }
+
+    /// I/Os that have ended, the time that all of them spent here, and those in flight.
+    #[inline]
+    pub(crate) fn set_load(&self, ended: usize, time_ns: usize, inflight: usize) {
+        // Relaxed, all: figures for a guess, of which each is right by itself.
+        self.ended.store(ended, Ordering::Relaxed);
+        self.time_ns.store(time_ns, Ordering::Relaxed);
+        self.inflight.store(inflight, Ordering::Relaxed);
+    }
+
+    /// What was told last.
+    pub(crate) fn load(&self) -> (usize, usize, usize) {
+        // Relaxed, all: as in `set_load`.
+        let load = |figure: &AtomicUsize| figure.load(Ordering::Relaxed);
+        (load(&self.ended), load(&self.time_ns), load(&self.inflight))
     }
 
     /// Home core, after publishing `version`: the core does nothing any more that an older view

@@ -76,6 +76,12 @@ pub enum ConfigError {
     /// Some are to be judged by their labels, and others are not.
     #[error("the labels decide about all of the children or about none")]
     MixedStandings,
+    /// It is not being rebuilt.
+    #[error("child {name} is not being rebuilt")]
+    NoRebuild {
+        /// Which.
+        name: String,
+    },
     /// It cannot be rebuilt.
     #[error("child {name} is not rebuilt")]
     NotRebuilt {

@@ -46,11 +46,11 @@ pub mod errors;
 pub mod home;
 pub mod intent;
 mod mail;
+mod meter;
 pub mod mirror;
 pub mod nexus;
 pub mod one_core;
 mod range_table;
-#[allow(dead_code, reason = "the home core drives it from the next change on")]
 pub mod rebuild;
 #[cfg(test)]
 mod testing;

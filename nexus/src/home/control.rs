@@ -154,6 +154,7 @@ impl Home {
         let begun = self.truth.begin_target(cx, child, discard);
         begun.map_err(|source| ConfigError::NotRebuilt { name: name.to_owned(), source })?;
         known.state = ChildState::Rebuilding;
+        self.begin_job(cx, child);
         Ok(child)
     }
 

@@ -8,6 +8,9 @@
 mod control;
 mod opening;
 mod ports;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +24,7 @@ use crate::config::{self, ChildConfig, Standing};
 use crate::errors::ErrorStore;
 use crate::mail::Letter;
 use crate::nexus::Nexus;
+use crate::rebuild::Rebuild;
 use crate::truth::{MemberChange, Truth, TruthEvent};
 use crate::view::{Mode, Version};
 pub use control::ChildReport;
@@ -81,6 +85,7 @@ pub struct Home {
     /// Why the volume is not open, in words.
     refusal: Option<String>,
     is_closed: bool,
+    rebuild: Rebuild,
 }
 
 impl Home {
@@ -108,6 +113,7 @@ impl Home {
             truth.place(child, Some(config));
         }
         truth.attach(nexus.geometry(), view.members);
+        let rebuild = Rebuild::new(&nexus, nexus.geometry().block_bytes, cx);
         Home {
             nexus,
             truth,
@@ -120,6 +126,7 @@ impl Home {
             stopped_since,
             refusal: None,
             is_closed: false,
+            rebuild,
         }
     }
 
@@ -128,6 +135,7 @@ impl Home {
         let mut work = self.take_letters(cx);
         work += self.ports.poll(cx, &mut *self.truth);
         work += self.hear_truth(cx);
+        work += self.poll_rebuild(cx);
         work += self.go_on(cx);
         self.end_labels(cx);
         let Home { nexus, truth, .. } = self;
@@ -152,12 +160,12 @@ impl Home {
             Step::Idle if !self.joining.is_empty() => Wake::Now,
             Step::Idle | Step::Deciding(_) => Wake::Never,
         };
-        step.soonest(self.truth.wake()).soonest(self.ports.wake())
+        step.soonest(self.truth.wake()).soonest(self.ports.wake()).soonest(self.rebuild_wake())
     }
 
     /// Makes descriptors fire; false when something is there already.
     pub fn arm(&mut self, cx: &mut Cx) -> bool {
-        !self.nexus.mailbox.has_any() && self.ports.arm(cx)
+        !self.nexus.mailbox.has_any() && self.ports.arm(cx) && self.rebuild.copier.arm(cx)
     }
 
     fn take_letters(&mut self, cx: &mut Cx) -> usize {
@@ -239,6 +247,7 @@ impl Home {
         let mut heard = 0;
         while let Some(event) = self.truth.poll(cx, &mut self.ports) {
             heard += 1;
+            self.rebuild.may_have_copies = true;
             match event {
                 TruthEvent::Assembled(assembly) => self.open(assembly),
                 TruthEvent::LeftOut(child, reason) => self.leave_out(cx, child, reason),

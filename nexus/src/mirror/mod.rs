@@ -29,6 +29,7 @@ use reactor::{Cx, Nanos, Wake};
 
 use crate::cell::Cell;
 use crate::child::{CHILDREN_MAX, ChildSet, FaultReason};
+use crate::meter::Meter;
 use crate::nexus::Nexus;
 use crate::range_table::RangeTable;
 use crate::view::{Version, View};
@@ -97,6 +98,7 @@ pub struct MirrorQueuePair {
     begun: u32,
     next_sweep: Nanos,
     recheck_at: Nanos,
+    meter: Meter,
 }
 
 impl MirrorQueuePair {
@@ -145,6 +147,7 @@ impl MirrorQueuePair {
             begun: 0,
             next_sweep: Nanos(0),
             recheck_at: Nanos(0),
+            meter: Meter::default(),
             nexus,
         };
         mirror.follow(cx);
@@ -168,6 +171,7 @@ impl MirrorQueuePair {
     fn activate(&mut self, cx: &mut Cx) -> Version {
         self.is_active = true;
         self.next_sweep = cx.now() + SWEEP_INTERVAL;
+        self.meter.restart(cx.now());
         self.cell.activate(&self.nexus.published)
     }
 
@@ -305,6 +309,9 @@ impl QueuePair for MirrorQueuePair {
         completions.extend(&self.ready[..count]);
         self.ready.drain(..count);
         self.inflight -= u32::try_from(count).expect("no more than the depth");
+        if self.view.is_shared {
+            self.meter.note(&self.cell, cx.now(), count, self.inflight);
+        }
         if self.inflight == 0 {
             self.rest();
         }

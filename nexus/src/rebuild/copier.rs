@@ -47,12 +47,26 @@ pub struct Moved {
     pub skipped_bytes: u64,
 }
 
+impl Moved {
+    /// Both.
+    pub fn all_bytes(&self) -> u64 {
+        self.copied_bytes + self.skipped_bytes
+    }
+
+    pub(super) fn since(self, before: Moved) -> Moved {
+        Moved {
+            copied_bytes: self.copied_bytes - before.copied_bytes,
+            skipped_bytes: self.skipped_bytes - before.skipped_bytes,
+        }
+    }
+}
+
 /// Of the tokens of flushes. No piece has it.
 const FLUSH_GENERATION: u32 = 0;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Copier {
+pub(crate) struct Copier {
     nexus: Arc<Nexus>,
     block_bytes: u32,
     seat: Option<Seat>,
@@ -61,6 +75,7 @@ pub(super) struct Copier {
     /// Children that are to be flushed, and those that are being.
     to_flush: ChildSet,
     flushing: ChildSet,
+    flushed_at: Nanos,
     holes: Holes,
     ended: Vec<(ChildIndex, Completion)>,
     events: Vec<CopyEvent>,
@@ -72,7 +87,7 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    pub(super) fn new(nexus: Arc<Nexus>, block_bytes: u32) -> Copier {
+    pub(crate) fn new(nexus: Arc<Nexus>, block_bytes: u32) -> Copier {
         Copier {
             nexus,
             block_bytes,
@@ -81,6 +96,7 @@ impl Copier {
             orders: [const { None }; ORDERS_MAX],
             to_flush: ChildSet::EMPTY,
             flushing: ChildSet::EMPTY,
+            flushed_at: Nanos(0),
             holes: Holes::default(),
             ended: Vec::with_capacity(PIECES_MAX as usize * CHILDREN_MAX),
             events: Vec::new(),
@@ -92,63 +108,65 @@ impl Copier {
     }
 
     /// True when another order would be begun.
-    pub(super) fn wants_order(&self) -> bool {
+    pub(crate) fn wants_order(&self) -> bool {
         !self.is_paused && self.orders.iter().any(Option::is_none)
     }
 
     /// Begins an order of the blocks from `start` to `end`. They may be written on each receiver:
     /// what must be durable there before the first byte (rules 24 and 26) is.
-    pub(super) fn accept(&mut self, order: CopyOrder, start: u64, end: u64) {
+    pub(crate) fn accept(&mut self, order: CopyOrder, start: u64, end: u64) {
         let place = self.orders.iter().position(Option::is_none).expect("there is room for it");
         self.orders[place] = Some(Open::new(order, start, end));
     }
 
     /// Has a child flushed: answered by [`CopyEvent::Flushed`].
-    pub(super) fn flush(&mut self, child: ChildIndex) {
+    pub(crate) fn flush(&mut self, child: ChildIndex) {
         self.to_flush = self.to_flush.with(child);
     }
 
     /// Begins nothing more; what is in flight ends.
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         self.is_paused = true;
     }
 
-    pub(super) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.is_paused = false;
     }
 
-    /// A child receives nothing more.
-    pub(super) fn drop_receiver(&mut self, cx: &mut Cx, child: ChildIndex) {
+    /// What was ordered for a child is given up.
+    pub(crate) fn drop_receiver(&mut self, child: ChildIndex) {
         self.to_flush = self.to_flush.without(child);
         for open in self.orders.iter_mut().flatten().filter(|open| open.order.to.contains(child)) {
             open.give_up(Obstacle::Gone(child));
         }
-        if let Some(seat) = &mut self.seat {
-            seat.abort(cx, child);
-        }
     }
 
-    pub(super) fn moved(&self) -> Moved {
+    pub(crate) fn moved(&self) -> Moved {
         self.moved
     }
 
+    /// Blocks that were copied of the orders under way.
+    pub(crate) fn done_blocks(&self) -> u64 {
+        self.orders.iter().flatten().map(|open| open.done_blocks).sum()
+    }
+
     /// Orders under way.
-    pub(super) fn has_orders(&self) -> bool {
+    pub(crate) fn has_orders(&self) -> bool {
         self.orders.iter().any(Option::is_some)
     }
 
     /// Nothing is in flight, and no stripe is held.
-    pub(super) fn is_still(&self) -> bool {
+    pub(crate) fn is_still(&self) -> bool {
         self.pieces.is_empty() && self.flushing.is_empty()
     }
 
     /// What came of it since the last call.
-    pub(super) fn take_events(&mut self) -> Vec<CopyEvent> {
+    pub(crate) fn take_events(&mut self) -> Vec<CopyEvent> {
         std::mem::take(&mut self.events)
     }
 
     /// Goes on; returns how much there was to do.
-    pub(super) fn poll(&mut self, cx: &mut Cx, pace: &mut Pace) -> usize {
+    pub(crate) fn poll(&mut self, cx: &mut Cx, pace: &mut Pace) -> usize {
         self.end_orders();
         if !self.has_work() {
             self.seat = None;
@@ -231,7 +249,10 @@ impl Copier {
                 false => Err(NotSent::CannotOpen),
             };
             match sent {
-                Ok(()) => self.flushing = self.flushing.with(child),
+                Ok(()) => {
+                    self.flushing = self.flushing.with(child);
+                    self.flushed_at = cx.now();
+                }
                 Err(NotSent::Busy) => continue,
                 Err(NotSent::CannotOpen) => {
                     self.events.push(CopyEvent::Flushed(child, Status::INTERNAL_PATH_ERROR));
@@ -445,6 +466,7 @@ impl Copier {
         }
         let open = self.orders[piece.order].as_mut().expect("an order outlives its pieces");
         open.pieces -= 1;
+        open.done_blocks += u64::from(piece.blocks);
         let bytes = u64::from(piece.blocks) * u64::from(self.block_bytes);
         match piece.is_skipped {
             _ if piece.stage != Stage::Writing => {}
@@ -478,6 +500,9 @@ impl Copier {
             return;
         }
         self.next_sweep = now + super::SWEEP_INTERVAL;
+        if now.since(self.flushed_at) >= CHILD_TIMEOUT {
+            self.flushing.iter().for_each(|child| seat.abort(cx, child));
+        }
         let is_late = |piece: &Piece| !piece.is_back() && now.since(piece.sent_at) >= CHILD_TIMEOUT;
         let late = |(_, piece): (SlotId, &mut Piece)| {
             is_late(piece).then(|| {
@@ -508,7 +533,7 @@ impl Copier {
     }
 
     /// When it must be polled next.
-    pub(super) fn wake(&self, pace: &Pace) -> Wake {
+    pub(crate) fn wake(&self, pace: &Pace) -> Wake {
         if !self.events.is_empty() {
             return Wake::Now;
         }
@@ -525,10 +550,11 @@ impl Copier {
         let has_more = self.orders.iter().flatten().any(|open| !open.is_cut());
         let may_begin = has_more && !self.is_paused && !self.pieces.is_full() && seat.may_begin();
         let begin = if may_begin { pace.wake(self.pieces.len()) } else { Wake::Never };
-        recheck.soonest(seat.wake()).soonest(begin)
+        let sweep = if self.is_still() { Wake::Never } else { Wake::At(self.next_sweep) };
+        recheck.soonest(seat.wake()).soonest(begin).soonest(sweep)
     }
 
-    pub(super) fn arm(&mut self, cx: &mut Cx) -> bool {
+    pub(crate) fn arm(&mut self, cx: &mut Cx) -> bool {
         self.seat.as_mut().is_none_or(|seat| seat.arm(cx))
     }
 }

@@ -27,17 +27,29 @@
 
 mod copier;
 mod holes;
+mod job;
 mod order;
 pub mod pace;
 mod piece;
 mod seat;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
-use reactor::Nanos;
-use reactor::dma::pool::LARGEST_BUFFER_BYTES;
+use std::sync::Arc;
 
+use reactor::dma::pool::LARGEST_BUFFER_BYTES;
+use reactor::{Cx, Nanos};
+
+use crate::nexus::Nexus;
+use crate::truth::CopyOrder;
 pub use copier::Moved;
+pub(crate) use copier::{Copier, CopyEvent};
+pub use job::{HISTORY_MAX, RebuildEnd, RebuildProgress, RebuildRecord, RebuildState, Scope};
+pub(crate) use job::{History, Job, JobStep};
+pub(crate) use order::Obstacle;
+pub(crate) use pace::{Foreground, Pace};
 
 /// Longest piece, in bytes: what one buffer of the pool holds.
 pub const PIECE_BYTES_MAX: u32 = LARGEST_BUFFER_BYTES;
@@ -59,3 +71,41 @@ const RECHECK_INTERVAL: Nanos = Nanos::from_millis(1);
 
 /// How often I/Os are looked at that have not come back.
 const SWEEP_INTERVAL: Nanos = Nanos::from_millis(100);
+
+/// What the home core keeps for it; see [`crate::home`] for who does what with it.
+#[derive(Debug)]
+pub(crate) struct Rebuild {
+    pub(crate) copier: Copier,
+    pub(crate) pace: Pace,
+    pub(crate) job: Option<Job>,
+    pub(crate) history: History,
+    /// There may be something to copy: the truth is asked.
+    pub(crate) may_have_copies: bool,
+    /// An order that waits for this time, as no member could be read.
+    pub(crate) retry_at: Option<Nanos>,
+}
+
+impl Rebuild {
+    pub(crate) fn new(nexus: &Arc<Nexus>, block_bytes: u32, cx: &Cx) -> Rebuild {
+        Rebuild {
+            copier: Copier::new(nexus.clone(), block_bytes),
+            pace: Pace::new(cx.now()),
+            job: None,
+            history: History::default(),
+            may_have_copies: true,
+            retry_at: None,
+        }
+    }
+
+    /// True when nothing is copied or to be copied.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.job.is_none() && !self.may_have_copies && !self.copier.has_orders()
+    }
+
+    /// Begins an order of a volume of so many blocks, cut into regions of so many.
+    pub(crate) fn accept(&mut self, order: CopyOrder, region_blocks: u64, volume_blocks: u64) {
+        let start = order.region.0.saturating_mul(region_blocks).min(volume_blocks);
+        let end = start.saturating_add(region_blocks).min(volume_blocks);
+        self.copier.accept(order, start, end);
+    }
+}

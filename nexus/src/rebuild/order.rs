@@ -26,6 +26,8 @@ pub(super) struct Open {
     pub(super) end: u64,
     /// Pieces in flight.
     pub(super) pieces: u32,
+    /// Blocks of the pieces that have ended.
+    pub(super) done_blocks: u64,
     /// Why it is not gone on with, if so: the first reason that there was.
     pub(super) obstacle: Option<Obstacle>,
 }
@@ -33,7 +35,7 @@ pub(super) struct Open {
 impl Open {
     /// An order for the blocks from `start` to `end`.
     pub(super) fn new(order: CopyOrder, start: u64, end: u64) -> Open {
-        Open { order, next: start, end, pieces: 0, obstacle: None }
+        Open { order, next: start, end, pieces: 0, done_blocks: 0, obstacle: None }
     }
 
     /// It is not gone on with; false when that was so already.

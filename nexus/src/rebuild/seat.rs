@@ -202,11 +202,6 @@ impl Seat {
         }
     }
 
-    /// I/Os at all children.
-    pub(super) fn outstanding(&self) -> u32 {
-        self.ports.iter().flatten().map(|port| port.outstanding).sum()
-    }
-
     /// Takes stripes for a range; see [`bdev::stripe_lock::StripeLock::take`].
     pub(super) fn take_stripes(&self, start: u64, blocks: u32, taken: &mut u32) -> bool {
         self.nexus.lock.take(self.member(), start, blocks, taken)

@@ -1,68 +1,33 @@
 //! The copier alone: a member or two, a target, cores that write meanwhile.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bdev::delay::{Delay, Lateness};
-use bdev::device::Geometry;
 use bdev::fault::Failure;
 use bdev::rules::{Match, Rule, RuleSet};
-use bdev::{
-    BlockDevice, Completions, Io, Lba, Malloc, Operation, OperationSet, QueuePair, Status, Token,
-};
-use reactor::cores::CoreId;
-use reactor::dma::{DmaBuffer, DmaPool, PagePreference, PoolConfig};
+use bdev::{BlockDevice, Operation, OperationSet, Status};
 use reactor::random::Random;
-use reactor::socket::epoll::EpollNetwork;
-use reactor::{Clock, Cx, Nanos, VirtualClock, Wake};
+use reactor::{Cx, Nanos, VirtualClock, Wake};
 
 use super::copier::{Copier, CopyEvent};
 use super::order::Obstacle;
 use super::pace::Pace;
+use super::testing::{Hosts, check_lock, child, context, set, slow, watched};
 use super::*;
-use crate::child::{ChildIndex, ChildSet, FaultReason};
-use crate::config;
+use crate::child::{ChildSet, FaultReason};
 use crate::intent::RegionIndex;
 use crate::nexus::Nexus;
 use crate::testing::{BLOCK_BYTES, config, faulty};
 use crate::truth::CopyOrder;
-use crate::watch::Watch;
-use crate::{Standing, mirror};
+use crate::{Standing, config, mirror};
 
 /// Blocks of the volume: 1 MiB.
 const BLOCKS: u64 = 2048;
 /// Blocks of an order here.
 const ORDER_BLOCKS: u64 = 600;
-const CORES: usize = 2;
-const DEPTH: u32 = 8;
 
 fn memory() -> Arc<dyn BlockDevice> {
-    let geometry = Geometry { block_bytes: BLOCK_BYTES, blocks: BLOCKS };
-    Arc::new(Malloc::new("malloc", geometry, None).unwrap())
-}
-
-fn watched(inner: Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
-    Arc::new(Watch::new(inner).0)
-}
-
-fn slow(inner: Arc<dyn BlockDevice>, seed: u64) -> Arc<dyn BlockDevice> {
-    let lateness = Lateness::Uniform { least: Nanos(0), most: Nanos::from_millis(2) };
-    let meets = Match { probability: 0.8, ..Match::default() };
-    Arc::new(Delay::new(inner, RuleSet { rules: vec![Rule { meets, effect: lateness }], seed }))
-}
-
-fn child(index: usize) -> ChildIndex {
-    ChildIndex::new(index).unwrap()
-}
-
-fn set(children: &[usize]) -> ChildSet {
-    children.iter().copied().map(child).collect()
-}
-
-struct Core {
-    cx: Cx,
-    queue_pair: Box<dyn QueuePair>,
-    pending: HashMap<Token, DmaBuffer>,
+    testing::memory(BLOCKS)
 }
 
 struct Rig {
@@ -73,16 +38,8 @@ struct Rig {
     random: Random,
     copier: Copier,
     pace: Pace,
-    cores: Vec<Core>,
+    hosts: Option<Hosts>,
     events: Vec<CopyEvent>,
-    writes: u64,
-}
-
-fn context(hand: &VirtualClock, core: u16) -> Cx {
-    let pool = PoolConfig { chunks: 5, pages: PagePreference::Ordinary };
-    let network = Box::new(EpollNetwork::new().unwrap());
-    let clock = Clock::Virtual(hand.clone());
-    Cx::new(CoreId(core.into()), clock, DmaPool::new(pool).unwrap(), network, u64::from(core))
 }
 
 impl Rig {
@@ -102,8 +59,7 @@ impl Rig {
         let copier = Copier::new(nexus.clone(), BLOCK_BYTES);
         let pace = Pace::new(cx.now());
         let random = Random::new(seed);
-        let (cores, events) = (Vec::new(), Vec::new());
-        Rig { nexus, devices, cx, hand, random, copier, pace, cores, events, writes: 0 }
+        Rig { nexus, devices, cx, hand, random, copier, pace, hosts: None, events: Vec::new() }
     }
 
     fn order(&self, number: u64) -> CopyOrder {
@@ -135,7 +91,7 @@ impl Rig {
                 next += 1;
             }
             self.poll();
-            self.work_on_cores();
+            self.hosts.iter_mut().for_each(Hosts::pass);
             self.hand.advance(Nanos::from_micros(self.random.below(100)));
             for event in std::mem::take(&mut self.events) {
                 match event {
@@ -153,57 +109,8 @@ impl Rig {
         results.into_iter().flatten().collect()
     }
 
-    fn open_cores(&mut self) {
-        for number in 1..=CORES {
-            let mut cx = context(&self.hand, number as u16);
-            let queue_pair = self.nexus.open_queue_pair(&mut cx, DEPTH).unwrap();
-            self.cores.push(Core { cx, queue_pair, pending: HashMap::new() });
-        }
-    }
-
-    /// Each core writes somewhere near the others, and takes what has ended.
-    fn work_on_cores(&mut self) {
-        for Core { cx, queue_pair, pending } in &mut self.cores {
-            cx.advance_clock();
-            if self.random.chance(0.5) && queue_pair.credits() > 0 {
-                self.writes += 1;
-                let blocks = 1 + self.random.below(200) as u32;
-                let place = self.random.below(BLOCKS - u64::from(blocks));
-                let buffer = cx.dma.take(blocks * BLOCK_BYTES).unwrap();
-                let segment = buffer.segment(blocks * BLOCK_BYTES);
-                let stamp = self.writes.to_le_bytes();
-                segment.write(0, &stamp.repeat((blocks * BLOCK_BYTES) as usize / stamp.len()));
-                let token = Token(self.writes);
-                let io = match self.random.below(4) {
-                    0 => Io::read(Lba(place), blocks, segment, token),
-                    _ => Io::write(Lba(place), blocks, segment, token),
-                };
-                queue_pair.submit(cx, io).unwrap();
-                pending.insert(token, buffer);
-            }
-            let mut completions = Completions::new();
-            queue_pair.flush(cx);
-            queue_pair.poll(cx, &mut completions);
-            for completion in completions.drain() {
-                assert!(completion.status.is_success(), "{completion:?}");
-                cx.dma.give(pending.remove(&completion.token).unwrap());
-            }
-        }
-    }
-
-    fn drain_cores(&mut self) {
-        while self.cores.iter().any(|core| !core.pending.is_empty()) {
-            for Core { cx, queue_pair, pending } in &mut self.cores {
-                cx.advance_clock();
-                let mut completions = Completions::new();
-                queue_pair.flush(cx);
-                queue_pair.poll(cx, &mut completions);
-                for completion in completions.drain() {
-                    cx.dma.give(pending.remove(&completion.token).unwrap());
-                }
-            }
-            self.hand.advance(Nanos::from_millis(1));
-        }
+    fn drain_hosts(&mut self) {
+        while self.hosts.as_mut().is_some_and(|hosts| !hosts.settle()) {}
     }
 
     /// Nothing is left behind.
@@ -212,60 +119,20 @@ impl Rig {
         assert!(self.copier.is_still());
         assert_eq!(self.copier.wake(&self.pace), Wake::Never);
         assert_eq!(self.cx.dma.taken(), 0, "every buffer came back");
-        self.drain_cores();
-        self.cores.clear();
-        let other = self.nexus.join(None).unwrap();
-        assert_eq!(other.shared_since, None, "the seat was left");
-        let (blocks, mut taken) = (u32::try_from(BLOCKS).unwrap(), 0);
-        assert!(self.nexus.lock.take(other.member, 0, blocks, &mut taken), "no stripe is held");
-        self.nexus.lock.release(0, blocks, taken, |_| ());
-        self.nexus.leave(other.member);
+        self.drain_hosts();
+        self.hosts = None;
+        check_lock(&self.nexus);
     }
 
-    /// Bytes of a device, past the nexus.
-    fn content(&mut self, device: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let device = self.devices[device].clone();
-        let mut queue_pair = device.open_queue_pair(&mut self.cx, 1).unwrap();
-        let buffer = self.cx.dma.take(PIECE_BYTES_MAX).unwrap();
-        let blocks = PIECE_BYTES_MAX / BLOCK_BYTES;
-        for lba in (0..BLOCKS).step_by(blocks as usize) {
-            let io = Io::read(Lba(lba), blocks, buffer.segment(PIECE_BYTES_MAX), Token(0));
-            self.run(&mut *queue_pair, io);
-            bytes.extend_from_slice(buffer.bytes(PIECE_BYTES_MAX));
-        }
-        drop(queue_pair);
-        self.cx.dma.give(buffer);
-        bytes
+    fn content(&self, device: usize) -> Vec<u8> {
+        testing::content(&self.hand, &self.devices[device])
     }
 
-    /// Fills a device's blocks with bytes of their own.
-    fn fill(&mut self, device: usize, lbas: std::ops::Range<u64>, salt: u8) {
-        let device = self.devices[device].clone();
-        let mut queue_pair = device.open_queue_pair(&mut self.cx, 1).unwrap();
-        let buffer = self.cx.dma.take(BLOCK_BYTES).unwrap();
-        let segment = buffer.segment(BLOCK_BYTES);
-        for lba in lbas {
-            let stamp = [lba as u8, (lba >> 8) as u8, salt, 1];
-            segment.write(0, &stamp.repeat(BLOCK_BYTES as usize / 4));
-            self.run(&mut *queue_pair, Io::write(Lba(lba), 1, segment, Token(0)));
-        }
-        drop(queue_pair);
-        self.cx.dma.give(buffer);
+    fn fill(&self, device: usize, lbas: std::ops::Range<u64>, salt: u8) {
+        testing::fill(&self.hand, &self.devices[device], lbas, salt);
     }
 
-    fn run(&mut self, queue_pair: &mut dyn QueuePair, io: Io) {
-        let mut completions = Completions::new();
-        queue_pair.submit(&mut self.cx, io).unwrap();
-        queue_pair.flush(&mut self.cx);
-        while queue_pair.poll(&mut self.cx, &mut completions) == 0 {
-            self.hand.advance(Nanos::from_millis(1));
-            self.cx.advance_clock();
-        }
-        assert!(completions.drain().all(|completion| completion.status.is_success()));
-    }
-
-    fn assert_equal(&mut self, children: &[usize]) {
+    fn assert_equal(&self, children: &[usize]) {
         let first = self.content(children[0]);
         for other in &children[1..] {
             assert!(self.content(*other) == first, "children {} and {other} differ", children[0]);
@@ -281,11 +148,12 @@ fn a_target_is_equal_after_the_copy_whatever_two_cores_write_meanwhile() {
         let mut rig = Rig::new(seed, (0..3).map(device).collect());
         (0..2).for_each(|index| rig.fill(index, 0..BLOCKS, 7));
         rig.fill(2, 0..BLOCKS, 9);
-        rig.open_cores();
+        rig.hosts = Some(Hosts::new(seed, &rig.hand, &rig.nexus, 2));
         let results = rig.copy_all();
         assert!(results.iter().all(Result::is_ok), "{results:?}");
-        assert!(rig.writes > 20, "{} I/Os met the copy", rig.writes);
-        rig.drain_cores();
+        rig.drain_hosts();
+        let ended = rig.hosts.as_ref().unwrap().ended;
+        assert!(ended > 20, "{ended} I/Os met the copy");
         assert_eq!(rig.copier.moved().copied_bytes, BLOCKS * u64::from(BLOCK_BYTES));
         rig.check_still();
         rig.devices = disks;
@@ -342,7 +210,7 @@ fn a_receiver_that_is_given_up_ends_its_orders() {
     rig.accept(0);
     rig.poll();
     rig.poll();
-    rig.copier.drop_receiver(&mut rig.cx, child(1));
+    rig.copier.drop_receiver(child(1));
     rig.nexus.publish(|view| view.targets = ChildSet::EMPTY);
     while !rig.copier.is_still() {
         rig.poll();
@@ -445,6 +313,7 @@ fn a_copy_without_a_buffer_waits_and_fails_nothing() {
 fn a_volume_that_pauses_finds_the_copy_drained() {
     let mut rig = Rig::new(1, vec![slow(memory(), 1), slow(memory(), 2)]);
     rig.fill(0, 0..BLOCKS, 7);
+    rig.cx.advance_clock();
     rig.pace.set_limit(rig.cx.now(), Some(16 << 20));
     rig.accept(0);
     (0..3).for_each(|_| rig.poll());
