@@ -22,6 +22,7 @@ pub mod reporter;
 pub mod run;
 pub mod serve;
 pub mod several;
+pub mod sim;
 pub mod size;
 pub mod source;
 pub mod verify;

@@ -2,12 +2,14 @@
 //!
 //! `test` is what continuous integration runs: everything, from missing packages to a real kernel
 //! that mounts the target. `tidy` checks the rules of style that a machine can check, and is a
-//! unit test too. `guest` boots the test guest and runs a command in it, for people.
+//! unit test too. `sim` runs the simulator, seed by seed. `guest` boots the test guest and runs a
+//! command in it, for people.
 
 mod guest_command;
 mod packages;
 mod process;
 mod report;
+mod sim_command;
 mod stage;
 mod test_command;
 mod tidy;
@@ -20,6 +22,12 @@ const USAGE: &str = "usage: cargo xtask TASK
 tasks
   test [--list] [--only STAGE]...   run all stages of the test run, or some
   tidy                              check the rules of style that a machine can check
+  sim [options]                     run the simulator over a range of seeds
+      --start SEED                  first seed (0)
+      --seeds COUNT                 number of seeds (200)
+      --trace                       print every event
+      --hashes                      print the hash of every seed's events
+      --keep-going                  go on after a seed that breaks a law
   guest [options] -- COMMAND        boot the test guest and run a shell command in it
       --share DIRECTORY             show a directory, read-only, as /host/share
       --memory MIB                  memory of the guest (512)
@@ -39,6 +47,7 @@ fn main() -> ExitCode {
     match task.as_str() {
         "test" => test_command::run(rest),
         "tidy" => tidy_command(),
+        "sim" => sim_command::run(rest),
         "guest" => guest_command::run(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -155,7 +155,11 @@ impl MirrorQueuePair {
         if candidates.is_empty() {
             return self.read_nowhere(cx, index);
         }
-        let Some(child) = self.nearest(candidates) else { return self.list(index) };
+        let Some(child) = self.nearest(candidates) else {
+            // Also one that was held: it waits for a credit now, and not for the home core.
+            self.slots.at(index).stage = Stage::Ready;
+            return self.list(index);
+        };
         let (token, slot) = self.slots.named(index);
         slot.stage = Stage::Flight;
         slot.sent_at = cx.now();

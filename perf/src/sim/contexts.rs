@@ -1,0 +1,129 @@
+//! Contexts of simulated cores, made of parts that are used again by the next run: memory of a
+//! pool is never given back to the system, and a descriptor costs a system call.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use reactor::cores::CoreId;
+use reactor::dma::pool::CHUNKS_MIN;
+use reactor::dma::{DmaPool, PagePreference, PoolConfig};
+use reactor::sleep::{self, Sleeper, Waker};
+use reactor::socket::{AcceptedStream, Listener, Network, Ready, Socket, SocketKey, Wait};
+use reactor::{Clock, Cx, VirtualClock};
+
+/// Buffers that crashes may lose of a pool before another one takes its place.
+const LOST_MAX: u32 = 64;
+
+/// What a core sleeps by.
+#[derive(Debug)]
+pub struct Bed {
+    /// The core's side.
+    pub sleeper: Sleeper,
+    waker: Waker,
+    bell: File,
+}
+
+impl Bed {
+    fn new() -> std::io::Result<Bed> {
+        let (sleeper, waker) = sleep::pair().map_err(std::io::Error::other)?;
+        let bell = File::from(sleeper.as_fd().try_clone_to_owned()?);
+        Ok(Bed { sleeper, waker, bell })
+    }
+
+    /// True when somebody has rung since the last time.
+    pub fn is_rung(&mut self) -> bool {
+        self.bell.read(&mut [0; 8]).is_ok()
+    }
+}
+
+/// Parts that no core uses at present.
+#[derive(Debug, Default)]
+pub struct Contexts {
+    pools: Vec<DmaPool>,
+    beds: Vec<Bed>,
+}
+
+impl Contexts {
+    /// None yet.
+    pub fn new() -> Contexts {
+        Contexts::default()
+    }
+
+    /// A context of a core.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no memory or descriptor for it.
+    pub fn take(&mut self, core: usize, hand: &VirtualClock, seed: u64) -> std::io::Result<Core> {
+        let pool = match self.pools.pop() {
+            Some(pool) => pool,
+            None => {
+                let config = PoolConfig { chunks: CHUNKS_MIN, pages: PagePreference::Ordinary };
+                DmaPool::new(config).map_err(std::io::Error::other)?
+            }
+        };
+        let bed = self.beds.pop().map_or_else(Bed::new, Ok)?;
+        let clock = Clock::Virtual(hand.clone());
+        let lost = pool.taken();
+        let mut cx = Cx::new(CoreId(core as _), clock, pool, Box::new(NoNetwork), seed);
+        cx.waker = Some(bed.waker.clone());
+        Ok(Core { cx, bed, lost })
+    }
+
+    /// Takes a context back.
+    pub fn give(&mut self, core: Core) {
+        let Core { cx, mut bed, .. } = core;
+        bed.sleeper.awake();
+        self.beds.push(bed);
+        if cx.dma.taken() <= LOST_MAX {
+            self.pools.push(cx.dma);
+        }
+    }
+}
+
+/// A context, and how its core sleeps.
+#[derive(Debug)]
+pub struct Core {
+    /// The context.
+    pub cx: Cx,
+    /// The sleep.
+    pub bed: Bed,
+    /// Buffers that were missing from the pool before.
+    lost: u32,
+}
+
+impl Core {
+    /// Buffers that are in use.
+    pub fn buffers_taken(&self) -> u32 {
+        self.cx.dma.taken() - self.lost
+    }
+}
+
+/// Of a core without sockets.
+#[derive(Debug)]
+struct NoNetwork;
+
+fn unsupported<T>() -> std::io::Result<T> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+impl Network for NoNetwork {
+    fn connect(
+        &mut self,
+        _: std::net::SocketAddr,
+        _: SocketKey,
+    ) -> std::io::Result<Box<dyn Socket>> {
+        unsupported()
+    }
+
+    fn adopt(&mut self, _: AcceptedStream, _: SocketKey) -> std::io::Result<Box<dyn Socket>> {
+        unsupported()
+    }
+
+    fn listen(&mut self, _: OwnedFd, _: SocketKey) -> std::io::Result<Box<dyn Listener>> {
+        unsupported()
+    }
+
+    fn poll(&mut self, _: Wait, _: &mut Vec<Ready>) {}
+}

@@ -1,0 +1,16 @@
+//! A simulated disk: what keeps blocks, loses some of them, and answers late, wrongly or never.
+//!
+//! [`Platter`] is the disk itself and outlives everything that uses it; [`Disk`] is the device by
+//! which a nexus has it open, with queue pairs of [`queue_pair`]. Time comes from the run, which
+//! calls [`Platter::advance`] whenever the clock has moved.
+
+mod device;
+mod image;
+mod platter;
+mod queue_pair;
+#[cfg(test)]
+mod tests;
+
+pub use device::Disk;
+pub use image::Image;
+pub use platter::{Counts, Faults, Latency, Platter, SharedPlatter};

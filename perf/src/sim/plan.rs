@@ -1,0 +1,184 @@
+//! What a seed makes of a run: how many disks and cores, what goes wrong, and how often.
+//!
+//! Each seed leaves some kinds of faults out and makes others frequent, so that seeds differ in
+//! what they try (swarm testing): a fault that is always there hides what happens without it.
+
+use reactor::Nanos;
+use reactor::random::Random;
+
+use super::disk::{Faults, Latency};
+
+/// Blocks of a volume: two stripes of 64 KiB and a part of a third.
+pub const VOLUME_BLOCKS: u64 = 300;
+
+/// Where I/O goes: at the beginning, around the borders of stripes, and at the end.
+const PLACES: [u64; 4] = [0, 120, 248, VOLUME_BLOCKS - PLACE_BLOCKS];
+/// Blocks of a place.
+pub const PLACE_BLOCKS: u64 = 16;
+
+/// How cores wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idling {
+    /// They are polled again and again.
+    Polling,
+    /// They sleep until what they said they wait for: whoever forgets to wake them is found out.
+    Sleeping,
+}
+
+/// A disk of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskPlan {
+    /// How fast it is.
+    pub latency: Latency,
+    /// What goes wrong with its I/Os.
+    pub faults: Faults,
+    /// Without a volatile cache.
+    pub is_write_through: bool,
+    /// Credits of a queue pair at most.
+    pub depth_max: u32,
+}
+
+/// How often each kind of I/O is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Mix {
+    /// Reads.
+    pub read: u64,
+    /// Writes.
+    pub write: u64,
+    /// Flushes.
+    pub flush: u64,
+    /// Write zeroes and unmap.
+    pub zero: u64,
+    /// Compares.
+    pub compare: u64,
+    /// Compare-and-writes.
+    pub swap: u64,
+    /// Of the writes, those that are to be durable at once.
+    pub fua: f64,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// The disks.
+    pub disks: Vec<DiskPlan>,
+    /// Cores that serve the volume at most.
+    pub cores: usize,
+    /// I/Os in flight on each at most.
+    pub depth: u32,
+    /// I/Os of the host in all.
+    pub ios: u64,
+    /// Where they go.
+    pub places: Vec<u64>,
+    /// Most blocks of one.
+    pub io_blocks_max: u64,
+    /// Which they are.
+    pub mix: Mix,
+    /// How cores wait.
+    pub idling: Idling,
+    /// Of the steps, those that move the clock.
+    pub tick_chance: f64,
+    /// Of the steps, those in which an operator does something.
+    pub operator_chance: f64,
+    /// Of the steps, those in which a disk stops for a while.
+    pub stall_chance: f64,
+    /// Of the steps, those in which a core comes or goes.
+    pub core_chance: f64,
+}
+
+fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
+    choices[random.below(choices.len() as u64) as usize]
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64) -> Plan {
+        let random = &mut Random::new(seed);
+        let disks = one_of(random, &[1, 2, 2, 3, 3, 3, 4]);
+        let faulty = random.chance(0.7);
+        let disks = (0..disks).map(|_| disk_plan(random, faulty)).collect();
+        let places = 1 + random.below(PLACES.len() as u64);
+        let first = random.below(PLACES.len() as u64) as usize;
+        Plan {
+            seed,
+            disks,
+            cores: one_of(random, &[1, 2, 2, 3]),
+            depth: one_of(random, &[2, 4, 8, 16]),
+            ios: 200 + random.below(400),
+            places: PLACES.iter().copied().cycle().skip(first).take(places as usize).collect(),
+            io_blocks_max: one_of(random, &[1, 4, 8, 20]),
+            mix: mix(random),
+            idling: one_of(random, &[Idling::Polling, Idling::Sleeping]),
+            tick_chance: one_of(random, &[0.05, 0.2, 0.5]),
+            operator_chance: one_of(random, &[0.0, 0.0, 0.002]),
+            stall_chance: if faulty { one_of(random, &[0.0, 0.0, 0.002]) } else { 0.0 },
+            core_chance: one_of(random, &[0.0, 0.002, 0.02]),
+        }
+    }
+}
+
+fn disk_plan(random: &mut Random, faulty: bool) -> DiskPlan {
+    let slow_chance = one_of(random, &[0.0, 0.0, 0.01, 0.1]);
+    let latency = Latency {
+        most: Nanos::from_micros(one_of(random, &[1, 50, 50, 2000])),
+        slow_chance,
+        slow_most: Nanos::from_millis(one_of(random, &[5, 100, 8000])),
+    };
+    let mut faults = Faults::default();
+    if faulty && random.chance(0.6) {
+        let chance = one_of(random, &[0.002, 0.02, 0.3]);
+        let mut maybe = |chance: f64| if random.chance(0.4) { chance } else { 0.0 };
+        faults = Faults {
+            read_error: maybe(chance),
+            write_error: maybe(chance),
+            refusal: maybe(chance / 4.0),
+            hang: maybe(chance / 4.0),
+        };
+    }
+    DiskPlan {
+        latency,
+        faults,
+        is_write_through: random.chance(0.4),
+        depth_max: one_of(random, &[1, 2, 8, 1024]),
+    }
+}
+
+fn mix(random: &mut Random) -> Mix {
+    let mut weight = |choices: &[u64]| one_of(random, choices);
+    Mix {
+        read: weight(&[1, 4, 10]),
+        write: weight(&[2, 4, 10]),
+        flush: weight(&[0, 1, 1]),
+        zero: weight(&[0, 0, 1, 2]),
+        compare: weight(&[0, 1]),
+        swap: weight(&[0, 1, 2]),
+        fua: one_of(random, &[0.0, 0.1, 0.5]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_lies_on_the_volume() {
+        assert!(PLACES.iter().all(|place| place + PLACE_BLOCKS <= VOLUME_BLOCKS));
+    }
+
+    #[test]
+    fn seeds_differ_in_what_they_try() {
+        let plans: Vec<Plan> = (0..200).map(Plan::new).collect();
+        let share = |holds: &dyn Fn(&Plan) -> bool| plans.iter().filter(|plan| holds(plan)).count();
+        let healthy = |disk: &DiskPlan| {
+            let Faults { read_error, write_error, refusal, hang } = disk.faults;
+            read_error + write_error + refusal + hang == 0.0
+        };
+        let some = 20..180;
+        assert!(some.contains(&share(&|plan| plan.disks.iter().all(healthy))));
+        assert!(some.contains(&share(&|plan| plan.idling == Idling::Sleeping)));
+        assert!(some.contains(&share(&|plan| plan.cores > 1)));
+        assert!(some.contains(&share(&|plan| plan.mix.swap > 0)));
+    }
+}

@@ -1,0 +1,67 @@
+//! What a run can find.
+
+use bdev::{Operation, Status, Token};
+
+use super::content::Stamp;
+use super::register::Impossible;
+
+/// A law that a run has broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// What was read from a block cannot have been there.
+    #[error("block {block}: {source}")]
+    History {
+        /// Which.
+        block: u64,
+        /// Why not.
+        source: Impossible,
+    },
+    /// A read returned what no write has written: another block's data, or parts of two.
+    #[error("block {block} was read as what nobody has written")]
+    Garbage {
+        /// Which.
+        block: u64,
+    },
+    /// A write was acknowledged that a member has not done.
+    #[error("block {block}: {stamp:?} was acknowledged, and member {disk} has never had it")]
+    NotOnMember {
+        /// Which block.
+        block: u64,
+        /// Which write.
+        stamp: Stamp,
+        /// Which disk.
+        disk: u64,
+    },
+    /// Members hold different data when nothing is in flight.
+    #[error("block {block}: member {disk} holds {found:?} and the host reads {read:?}")]
+    Differs {
+        /// Which.
+        block: u64,
+        /// The member.
+        disk: u64,
+        /// Its data.
+        found: Option<Stamp>,
+        /// What the host read.
+        read: Option<Stamp>,
+    },
+    /// A completion whose I/O has ended already, or never was.
+    #[error("token {0:?} came back, and was not in flight")]
+    UnknownToken(Token),
+    /// An error that the volume should have kept from the host.
+    #[error("{operation:?} failed with {status:?}, and a member without faults was there")]
+    HostSawError {
+        /// What.
+        operation: Operation,
+        /// How.
+        status: Status,
+    },
+    /// Something never ends although nothing goes wrong any more.
+    #[error("it never ends: {0}")]
+    Stuck(String),
+    /// Something was not given back.
+    #[error("not given back: {0}")]
+    Leak(String),
+    /// The code itself gave up.
+    #[error("it panicked: {0}")]
+    Panicked(String),
+}

@@ -1,0 +1,471 @@
+//! A run: disks, a process that serves a mirror over them from several cores, hosts, and a clock.
+//!
+//! Everything is in one thread and drawn from one seed: whose turn it is, how far the clock goes,
+//! what fails. So a run is repeated exactly by its seed.
+
+use std::sync::Arc;
+
+use bdev::{BlockDevice, IoFlags, Operation};
+use nexus::truth::Untracked;
+use nexus::view::Locality;
+use nexus::{ChildConfig, ChildState, FaultReason, Home, Marking, Nexus, NexusConfig, Standing};
+use reactor::random::Random;
+use reactor::{Nanos, VirtualClock};
+
+use super::contexts::Contexts;
+use super::disk::{Disk, Faults, Latency, Platter, SharedPlatter};
+use super::plan::{Mix, PLACE_BLOCKS, Plan, VOLUME_BLOCKS};
+use super::server::{Ended, Server};
+use super::trace::Trace;
+use super::violation::Violation;
+use super::volume::Volume;
+
+/// Steps of the first half of a run at most, for each I/O of the hosts.
+const STEPS_PER_IO: u64 = 40;
+/// Steps of the second half of a run at most, in which nothing goes wrong and all must end.
+const DRAIN_STEPS_MAX: u64 = 40_000;
+/// How long a disk that stops, stops at most: longer than a child may be silent.
+const STALL_MOST: Nanos = Nanos::from_secs(9);
+/// Longest slowness of a disk that no child is given up for.
+const PATIENCE: Nanos = Nanos::from_secs(2);
+
+/// What a run did, for those who look at many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// I/Os that were answered well.
+    pub succeeded: u64,
+    /// I/Os that were answered with an error, comparisons left out.
+    pub failed: u64,
+    /// I/Os of the disks.
+    pub disk_ios: u64,
+    /// Members that left.
+    pub lost_members: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct World {
+    plan: Plan,
+    random: Random,
+    hand: VirtualClock,
+    trace: Trace,
+    disks: Vec<SharedPlatter>,
+    nexus: Arc<Nexus>,
+    servers: Vec<Server>,
+    volume: Volume,
+    ios_left: u64,
+    /// Some member cannot fail, so that no error may reach a host.
+    is_sheltered: bool,
+    counts: Counts,
+}
+
+fn platter(disk: &SharedPlatter) -> std::sync::MutexGuard<'_, Platter> {
+    disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Children of the disks, all members.
+fn children(plan: &Plan, disks: &[SharedPlatter]) -> Vec<ChildConfig> {
+    let child = |(disk, of): (&SharedPlatter, &super::plan::DiskPlan)| {
+        let device = Disk::new(disk.clone(), VOLUME_BLOCKS, of.depth_max);
+        ChildConfig {
+            name: device.name().to_owned(),
+            device: Arc::new(device),
+            data_start_blocks: 0,
+            locality: Locality::Remote,
+            standing: Standing::Member,
+        }
+    };
+    disks.iter().zip(&plan.disks).map(child).collect()
+}
+
+fn make_disks(plan: &Plan, trace: &Trace) -> Vec<SharedPlatter> {
+    let disk = |(number, of): (u64, &super::plan::DiskPlan)| {
+        let mut platter = Platter::new(number, plan.seed, of.latency, trace.clone());
+        platter.set_faults(of.faults);
+        if of.is_write_through {
+            platter.set_write_through();
+        }
+        Arc::new(std::sync::Mutex::new(platter))
+    };
+    (0..).zip(&plan.disks).map(disk).collect()
+}
+
+/// True when some disk can be relied on.
+fn is_sheltered(plan: &Plan) -> bool {
+    let is_reliable = |disk: &super::plan::DiskPlan| {
+        let Faults { read_error, write_error, refusal, hang } = disk.faults;
+        let Latency { slow_chance, slow_most, .. } = disk.latency;
+        let is_quick = slow_chance == 0.0 || slow_most < PATIENCE;
+        read_error + write_error + refusal + hang == 0.0 && is_quick
+    };
+    let is_left_alone = plan.operator_chance == 0.0 && plan.stall_chance == 0.0;
+    is_left_alone && plan.disks.iter().any(is_reliable)
+}
+
+impl World {
+    /// The beginning of a run.
+    pub fn new(plan: Plan, trace: Trace, contexts: &mut Contexts) -> Result<World, Violation> {
+        let hand = VirtualClock::new();
+        let random = Random::new(plan.seed ^ u64::MAX);
+        let disks = make_disks(&plan, &trace);
+        let config = NexusConfig {
+            name: String::from("nexus0"),
+            uuid: None,
+            blocks: None,
+            children: children(&plan, &disks),
+            marking: Marking::Off,
+        };
+        let nexus = Nexus::new(config).map_err(|error| Violation::Stuck(error.to_string()))?;
+        let mut servers = Vec::new();
+        for number in 0..plan.cores {
+            let core = contexts
+                .take(number, &hand, plan.seed.wrapping_add(number as u64))
+                .map_err(|error| Violation::Stuck(error.to_string()))?;
+            servers.push(Server::new(core, plan.depth, plan.idling));
+        }
+        let first = &mut servers[0];
+        let cx = &mut first.core.cx;
+        first.home = Some(Home::new(nexus.clone(), cx, Box::new(Untracked::default())));
+        first.open(&*nexus)?;
+        Ok(World {
+            volume: Volume::new(plan.seed),
+            ios_left: plan.ios,
+            is_sheltered: is_sheltered(&plan),
+            counts: Counts::default(),
+            plan,
+            random,
+            hand,
+            trace,
+            disks,
+            nexus,
+            servers,
+        })
+    }
+
+    /// Runs to the end; what it did.
+    pub fn run(&mut self) -> Result<Counts, Violation> {
+        // Hosts may wait for what only the end of the faults brings.
+        for _ in 0..self.plan.ios * STEPS_PER_IO {
+            if self.ios_left == 0 {
+                break;
+            }
+            self.step()?;
+        }
+        self.quiesce()?;
+        self.check_end()?;
+        let disk_ios = self.disks.iter().map(|disk| platter(disk).counts.begun);
+        self.counts.disk_ios = disk_ios.sum();
+        let members = self.nexus.view().members.len();
+        self.counts.lost_members = self.disks.len() as u64 - u64::from(members);
+        Ok(self.counts)
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        let Plan { tick_chance, operator_chance, stall_chance, core_chance, .. } = self.plan;
+        if self.random.chance(operator_chance) {
+            self.operate();
+        }
+        if self.random.chance(stall_chance) {
+            let until = self.hand.read() + Nanos(self.random.below(STALL_MOST.0));
+            let disk = self.random.below(self.disks.len() as u64) as usize;
+            platter(&self.disks[disk]).stall(until);
+        }
+        if self.random.chance(core_chance) {
+            self.change_cores()?;
+        }
+        let server = self.random.below(self.servers.len() as u64) as usize;
+        if self.random.chance(tick_chance) {
+            self.tick();
+        } else if self.random.chance(0.5) {
+            self.submit(server)?;
+        } else {
+            self.pass(server)?;
+        }
+        self.jump_if_idle();
+        Ok(())
+    }
+
+    /// The clock goes on a little.
+    fn tick(&mut self) {
+        let span = [1_000, 20_000, 200_000][self.random.below(3) as usize];
+        let span = Nanos(self.random.below(span));
+        self.advance(span);
+    }
+
+    fn advance(&mut self, span: Nanos) {
+        self.hand.advance(span);
+        let now = self.hand.read();
+        self.trace.set_now(now);
+        for disk in &self.disks {
+            platter(disk).advance(now);
+        }
+    }
+
+    /// When the next thing happens that nobody has to begin.
+    fn next_event(&self) -> Option<Nanos> {
+        let now = self.hand.read();
+        let servers = self.servers.iter().filter_map(|server| server.next_event(now));
+        let disks = self.disks.iter().filter_map(|disk| platter(disk).next_event());
+        servers.chain(disks).min()
+    }
+
+    /// Where everybody waits for the clock, and hosts for credits, it goes to the next event.
+    fn jump_if_idle(&mut self) {
+        let now = self.hand.read();
+        let can_submit = |server: &Server| server.has_credit();
+        if self.ios_left > 0 && self.servers.iter().any(can_submit) && self.random.chance(0.9) {
+            return;
+        }
+        if let Some(next) = self.next_event().filter(|next| *next > now) {
+            self.advance(next - now);
+        }
+    }
+
+    fn pass(&mut self, server: usize) -> Result<(), Violation> {
+        let mut ended = Vec::new();
+        self.servers[server].pass(&mut self.volume, &mut ended)?;
+        for ended in ended {
+            self.check(server, &ended)?;
+        }
+        Ok(())
+    }
+
+    /// What must hold of an I/O that has ended.
+    fn check(&mut self, server: usize, ended: &Ended) -> Result<(), Violation> {
+        let Ended { io, completion } = ended;
+        let status = completion.status;
+        let code = u64::from(status.code());
+        self.trace.note("host is answered", [server as u64, io.stamp.0, code]);
+        if !status.is_success() {
+            let is_answer = status.has_code(bdev::Status::COMPARE_FAILURE);
+            self.counts.failed += u64::from(!is_answer);
+            let operation = io.operation;
+            return match self.is_sheltered && !is_answer {
+                true => Err(Violation::HostSawError { operation, status }),
+                false => Ok(()),
+            };
+        }
+        self.counts.succeeded += 1;
+        let Some(stamp) = io.written() else { return Ok(()) };
+        for child in self.nexus.view().members {
+            let platter = platter(&self.disks[child.get()]);
+            for block in io.range() {
+                if !platter.applied.contains(&(block, stamp)) {
+                    let disk = platter.number;
+                    return Err(Violation::NotOnMember { block, stamp, disk });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, server: usize) -> Result<(), Violation> {
+        if self.ios_left == 0 || !self.servers[server].has_credit() {
+            return Ok(());
+        }
+        self.ios_left -= 1;
+        let operation = self.draw_operation();
+        let place = self.plan.places[self.random.below(self.plan.places.len() as u64) as usize];
+        let offset = self.random.below(PLACE_BLOCKS);
+        let most = self.plan.io_blocks_max.min(VOLUME_BLOCKS - place - offset);
+        let (mut start, mut blocks) = (place + offset, 1 + self.random.below(most) as u32);
+        let mut flags = IoFlags::NONE;
+        match operation {
+            Operation::Flush => (start, blocks) = (0, 0),
+            Operation::CompareAndWrite => {
+                blocks = blocks.min(self.nexus.limits().atomic_blocks);
+            }
+            _ => {}
+        }
+        if operation.changes_blocks() && self.random.chance(self.plan.mix.fua) {
+            flags = IoFlags::FUA;
+        }
+        self.send(server, operation, flags, start, blocks)
+    }
+
+    fn send(
+        &mut self,
+        server: usize,
+        operation: Operation,
+        flags: IoFlags,
+        start: u64,
+        blocks: u32,
+    ) -> Result<(), Violation> {
+        let io = self.volume.begin(operation, flags, start, blocks);
+        let place = start << 16 | u64::from(blocks);
+        let what = (server as u64) << 8 | operation as u64;
+        self.trace.note("host submits", [what, io.stamp.0, place]);
+        let memory = self.volume.memory(&io);
+        self.servers[server].submit(io, &memory)
+    }
+
+    fn draw_operation(&mut self) -> Operation {
+        let Mix { read, write, flush, zero, compare, swap, .. } = self.plan.mix;
+        let kinds = [
+            (Operation::Read, read),
+            (Operation::Write, write),
+            (Operation::Flush, flush),
+            (Operation::WriteZeroes, zero),
+            (Operation::Unmap, zero),
+            (Operation::Compare, compare),
+            (Operation::CompareAndWrite, swap),
+        ];
+        let mut place = self.random.below(kinds.iter().map(|(_, weight)| weight).sum());
+        for (kind, weight) in kinds {
+            match place.checked_sub(weight) {
+                Some(rest) => place = rest,
+                None => return kind,
+            }
+        }
+        unreachable!("the place is below the sum of the weights")
+    }
+
+    /// An operator does something that is allowed at any time; what cannot be is refused.
+    fn operate(&mut self) {
+        let draw = self.random.below(4);
+        let name = format!("disk{}", self.random.below(self.disks.len() as u64));
+        let server = &mut self.servers[0];
+        let (home, cx) = (server.home.as_mut(), &mut server.core.cx);
+        let home = home.expect("the first core is the home core");
+        let refused = match draw {
+            0 => home.fault(cx, &name, FaultReason::Rpc).is_err(),
+            1 => home.offline(cx, &name).is_err(),
+            2 => {
+                home.pause();
+                false
+            }
+            _ => {
+                home.resume();
+                false
+            }
+        };
+        self.trace.note("operator", [draw, u64::from(refused), 0]);
+    }
+
+    /// A core begins to serve the volume, or ends where it has nothing in flight.
+    fn change_cores(&mut self) -> Result<(), Violation> {
+        let place = self.random.below(self.servers.len() as u64) as usize;
+        let open = self.servers.iter().filter(|server| server.is_open()).count();
+        let server = &mut self.servers[place];
+        if !server.is_open() {
+            server.open(&*self.nexus)?;
+            self.trace.note("core opens", [place as u64, 0, 0]);
+        } else if server.pending() == 0 && open > 1 {
+            server.close()?;
+            self.trace.note("core closes", [place as u64, 0, 0]);
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more: everything must end.
+    fn quiesce(&mut self) -> Result<(), Violation> {
+        self.trace.note("faults end", [0; 3]);
+        for disk in &self.disks {
+            platter(disk).heal();
+        }
+        if let Some(home) = &mut self.servers[0].home {
+            home.resume();
+        }
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Result<(), Violation> {
+        for _ in 0..DRAIN_STEPS_MAX {
+            let is_changing = self.servers[0].home.as_ref().is_some_and(Home::is_changing);
+            if !is_changing && self.servers.iter().all(|server| server.pending() == 0) {
+                return self.check_nothing_is_left();
+            }
+            let server = self.random.below(self.servers.len() as u64) as usize;
+            self.pass(server)?;
+            let now = self.hand.read();
+            match self.next_event() {
+                Some(next) if next > now => self.advance(next - now),
+                Some(_) => self.tick(),
+                None => return Err(self.stuck("everybody sleeps for ever")),
+            }
+        }
+        Err(self.stuck("it goes on and on"))
+    }
+
+    fn stuck(&self, why: &str) -> Violation {
+        for server in &self.servers {
+            self.trace.say(|| server.describe());
+        }
+        let pending: Vec<_> = self.servers.iter().map(Server::pending).collect();
+        let home = self.servers[0].home.as_ref();
+        let is_changing = home.is_some_and(Home::is_changing);
+        let view = self.nexus.view();
+        let (members, leaving, mode) = (view.members, view.leaving, view.mode);
+        let states = self.states();
+        let at_disks: Vec<_> = self.disks.iter().map(|disk| platter(disk).inflight()).collect();
+        Violation::Stuck(format!(
+            "{why}: in flight on each core {pending:?}, changing {is_changing}, {members:?}, \
+             leaving {leaving:?}, {mode:?}, {states:?}, at the disks {at_disks:?}"
+        ))
+    }
+
+    fn check_nothing_is_left(&mut self) -> Result<(), Violation> {
+        for (number, server) in self.servers.iter_mut().enumerate() {
+            let taken = server.core.buffers_taken();
+            if taken != 0 {
+                return Err(Violation::Leak(format!("{taken} buffers of core {number}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything, and compares what the members hold with it.
+    fn check_end(&mut self) -> Result<(), Violation> {
+        let open = self.servers.iter().position(Server::is_open);
+        let reader = open.expect("a core has the volume open");
+        let mut written: Vec<u64> =
+            self.disks.iter().flat_map(|disk| platter(disk).image.written()).collect();
+        written.sort_unstable();
+        written.dedup();
+        for block in &written {
+            while !self.servers[reader].has_credit() {
+                self.drain()?;
+            }
+            self.send(reader, Operation::Read, IoFlags::NONE, *block, 1)?;
+        }
+        self.drain()?;
+        self.volume.check()?;
+        for block in written {
+            let read = self.volume.believed(block);
+            for child in self.nexus.view().members {
+                let platter = platter(&self.disks[child.get()]);
+                let found = self.volume.decode(block, platter.image.read(block));
+                if found != read {
+                    let disk = platter.number;
+                    return Err(Violation::Differs { block, disk, found, read });
+                }
+            }
+        }
+        self.servers.iter_mut().try_for_each(Server::close)?;
+        self.check_disks_are_left()
+    }
+
+    /// Members that left may have been given up with something in flight; it came back all the
+    /// same.
+    fn check_disks_are_left(&self) -> Result<(), Violation> {
+        for disk in &self.disks {
+            let inflight = platter(disk).inflight();
+            if inflight != 0 {
+                let number = platter(disk).number;
+                return Err(Violation::Leak(format!("{inflight} I/Os of disk {number}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The states of the children, for a report.
+    pub fn states(&self) -> Vec<ChildState> {
+        let home = self.servers.first().and_then(|server| server.home.as_ref());
+        home.map_or_else(Vec::new, |home| home.children().map(|child| child.state).collect())
+    }
+
+    /// Ends the run and gives back what it was made of.
+    pub fn dissolve(self, contexts: &mut Contexts) {
+        self.servers.into_iter().for_each(|server| contexts.give(server.crash()));
+    }
+}
