@@ -165,7 +165,7 @@ impl Home {
 
     /// Makes descriptors fire; false when something is there already.
     pub fn arm(&mut self, cx: &mut Cx) -> bool {
-        !self.nexus.mailbox.has_any() && self.ports.arm(cx) && self.rebuild.copier.arm(cx)
+        !self.nexus.mailbox.has_any() && self.ports.arm(cx) && self.arm_rebuild(cx)
     }
 
     fn take_letters(&mut self, cx: &mut Cx) -> usize {

@@ -12,6 +12,7 @@ use crate::child::{ChildIndex, ChildState, FaultReason};
 use crate::config::ConfigError;
 use crate::rebuild::{
     CopyEvent, Foreground, Job, JobStep, Obstacle, RebuildEnd, RebuildProgress, RebuildRecord,
+    VerifyReport,
 };
 use crate::truth::CopyOrder;
 
@@ -63,6 +64,28 @@ impl Home {
         self.rebuild.pace.set_limit(cx.now(), limit);
     }
 
+    /// Begins to compare all members with each other; see [`Home::verification`]. Hosts go on, and
+    /// nothing is changed. [`ConfigError::Busy`] while another comparison goes on, or members are
+    /// made equal after a crash.
+    pub fn verify(&mut self) -> Result<(), ConfigError> {
+        let is_pending = self.stops.unassembled || self.truth.pending().is_some();
+        if is_pending || !self.rebuild.verifier.is_still() {
+            return Err(ConfigError::Busy);
+        }
+        self.rebuild.verifier.begin(self.nexus.geometry().blocks);
+        Ok(())
+    }
+
+    /// Gives up the comparison under way.
+    pub fn stop_verify(&mut self) {
+        self.rebuild.verifier.stop();
+    }
+
+    /// What the comparison under way, or the last one, has found.
+    pub fn verification(&self) -> Option<&VerifyReport> {
+        self.rebuild.verifier.report()
+    }
+
     fn job_of(&mut self, name: &str) -> Result<&mut Job, ConfigError> {
         let child = self.find(name)?;
         let job = self.rebuild.job.as_mut().filter(|job| job.child == child);
@@ -81,7 +104,7 @@ impl Home {
 
     /// Goes on with what is to be copied; returns how much there was to do.
     pub(super) fn poll_rebuild(&mut self, cx: &mut Cx) -> usize {
-        if self.rebuild.is_idle() && self.rebuild.copier.is_still() {
+        if self.rebuild.is_idle() {
             // Leaves the seat, where it still has it.
             return self.rebuild.copier.poll(cx, &mut self.rebuild.pace);
         }
@@ -94,7 +117,10 @@ impl Home {
             self.hear_copier(cx, event);
         }
         self.go_on_with_job(cx);
-        work
+        if self.stops.unassembled {
+            self.rebuild.verifier.stop();
+        }
+        work + self.rebuild.verifier.poll(cx, &mut self.rebuild.pace)
     }
 
     /// When it must be polled next.
@@ -104,7 +130,14 @@ impl Home {
             _ => Wake::Never,
         };
         let retry = self.rebuild.retry_at.map_or(Wake::Never, Wake::At);
-        step.soonest(retry).soonest(self.rebuild.copier.wake(&self.rebuild.pace))
+        let copies = self.rebuild.copier.wake(&self.rebuild.pace);
+        let checks = self.rebuild.verifier.wake(&self.rebuild.pace);
+        step.soonest(retry).soonest(copies).soonest(checks)
+    }
+
+    /// Makes descriptors fire; false when something is there already.
+    pub(super) fn arm_rebuild(&mut self, cx: &mut Cx) -> bool {
+        self.rebuild.copier.arm(cx) && self.rebuild.verifier.arm(cx)
     }
 
     fn look_at_hosts(&mut self, cx: &Cx) {

@@ -14,7 +14,9 @@ use crate::config::ConfigError;
 use crate::rebuild::testing::{
     Hosts, check_lock, child, content, context, fill, memory, set, slow, watched,
 };
-use crate::rebuild::{HISTORY_MAX, RebuildEnd, RebuildState, Scope};
+use crate::rebuild::{
+    Difference, HISTORY_MAX, RebuildEnd, RebuildState, Scope, VerifyReport, VerifyState,
+};
 use crate::testing::{BLOCK_BYTES, config, faulty};
 use crate::truth::{Discard, Untracked};
 
@@ -34,9 +36,18 @@ struct Rig {
 impl Rig {
     /// The last device is out of sync.
     fn new(seed: u64, devices: &[Arc<dyn BlockDevice>]) -> Rig {
-        let hand = VirtualClock::new();
         let mut configured = config(devices.to_vec());
         configured.children[devices.len() - 1].standing = Standing::OutOfSync;
+        Rig::of(seed, configured)
+    }
+
+    /// All devices are members.
+    fn members(seed: u64, devices: &[Arc<dyn BlockDevice>]) -> Rig {
+        Rig::of(seed, config(devices.to_vec()))
+    }
+
+    fn of(seed: u64, configured: crate::NexusConfig) -> Rig {
+        let hand = VirtualClock::new();
         let nexus = Nexus::new(configured).unwrap();
         let mut cx = context(&hand, 0);
         let home = Home::new(nexus.clone(), &mut cx, Box::new(Untracked::default()));
@@ -294,4 +305,77 @@ fn the_history_is_bounded() {
     }
     assert_eq!(rig.home.rebuild_history().count(), HISTORY_MAX);
     assert!(rig.home.find("child1") == Ok(child(1)));
+}
+
+/// Until the comparison is over.
+fn verify(rig: &mut Rig) -> VerifyReport {
+    rig.home.verify().unwrap();
+    assert_eq!(rig.home.verify(), Err(ConfigError::Busy));
+    for round in 0.. {
+        assert!(round < 200_000, "it never ends: {:?}", rig.home.verification());
+        rig.pass();
+        let report = rig.home.verification().unwrap();
+        if report.state != VerifyState::Running {
+            break;
+        }
+    }
+    rig.home.verification().unwrap().clone()
+}
+
+#[test]
+fn a_difference_is_found_and_reported_with_its_range() {
+    let disks = disks(3);
+    let mut rig = Rig::members(1, &disks);
+    fill_all(&rig.hand, &disks, 0..BLOCKS);
+    let report = verify(&mut rig);
+    assert_eq!((report.state, report.done_blocks), (VerifyState::Completed, BLOCKS));
+    assert_eq!((report.different_blocks, report.unread_blocks), (0, 0));
+    rig.check_still();
+    // Over the end of a piece, and the last block of another child.
+    fill(&rig.hand, &disks[1], 250..260, 9);
+    fill(&rig.hand, &disks[2], BLOCKS - 1..BLOCKS, 9);
+    let report = verify(&mut rig);
+    let found = |index, start, blocks| Difference {
+        child: child(index),
+        reference: child(0),
+        start,
+        blocks,
+    };
+    let mut differences = report.differences.clone();
+    differences.sort_by_key(|difference| difference.start);
+    assert_eq!(differences, [found(1, 250, 10), found(2, BLOCKS - 1, 1)]);
+    assert_eq!(report.different_blocks, 11);
+    rig.check_still();
+    assert!(content(&rig.hand, &disks[1]) != content(&rig.hand, &disks[0]), "nothing was changed");
+}
+
+#[test]
+fn members_are_found_equal_under_hosts_that_write() {
+    for seed in 0..2 {
+        let disks = disks(3);
+        let device =
+            |(number, disk): (u64, &Arc<dyn BlockDevice>)| slow(disk.clone(), seed + number);
+        let devices: Vec<_> = (0..).zip(&disks).map(device).collect();
+        let mut rig = Rig::members(seed, &devices);
+        rig.host(seed);
+        let report = verify(&mut rig);
+        assert_eq!((report.different_blocks, report.unread_blocks), (0, 0), "{report:?}");
+        rig.check_still();
+    }
+}
+
+#[test]
+fn what_a_member_cannot_read_is_counted_and_a_comparison_can_be_stopped() {
+    let disks = disks(2);
+    let reads = OperationSet::ALL.without(Operation::Write).without(Operation::Flush);
+    let bad = failing_from(BLOCKS - 10, &disks[1], reads, Status::UNRECOVERED_READ_ERROR);
+    let mut rig = Rig::members(1, &[disks[0].clone(), bad]);
+    let report = verify(&mut rig);
+    assert_eq!((report.state, report.different_blocks), (VerifyState::Completed, 0));
+    assert!(report.unread_blocks >= 10, "{report:?}");
+    rig.home.verify().unwrap();
+    (0..3).for_each(|_| rig.pass());
+    rig.home.stop_verify();
+    rig.check_still();
+    assert_eq!(rig.home.verification().unwrap().state, VerifyState::Stopped);
 }

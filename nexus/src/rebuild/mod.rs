@@ -14,6 +14,10 @@
 //! A source that fails is replaced by another member for the piece. A receiver that fails ends the
 //! region, and is the home core's to judge; no member fails by it.
 //!
+//! # Comparing
+//!
+//! [`verifier`] reads every member under the same lock and reports where they differ.
+//!
 //! # How fast
 //!
 //! While no host uses the volume: at full speed, [`PIECES_MAX`] pieces of [`PIECE_BYTES_MAX`].
@@ -23,7 +27,7 @@
 //! [`pace::RELEARN_INTERVAL`] nothing is begun for a window, to learn what the latency is by
 //! itself. Over [`pace::LATENCY_BOUND_TENTHS`] of that, the rate is halved; under it, it grows by a
 //! quarter if it was used. It never falls under [`pace::RATE_MIN`], so a rebuild ends. An
-//! operator's limit holds besides.
+//! operator's limit holds besides. Comparing keeps the same pace.
 
 mod copier;
 mod holes;
@@ -36,6 +40,7 @@ mod seat;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::sync::Arc;
 
@@ -50,6 +55,8 @@ pub use job::{HISTORY_MAX, RebuildEnd, RebuildProgress, RebuildRecord, RebuildSt
 pub(crate) use job::{History, Job, JobStep};
 pub(crate) use order::Obstacle;
 pub(crate) use pace::{Foreground, Pace};
+pub(crate) use verifier::Verifier;
+pub use verifier::{CHECKS_MAX, DIFFERENCES_MAX, Difference, VerifyReport, VerifyState};
 
 /// Longest piece, in bytes: what one buffer of the pool holds.
 pub const PIECE_BYTES_MAX: u32 = LARGEST_BUFFER_BYTES;
@@ -76,6 +83,7 @@ const SWEEP_INTERVAL: Nanos = Nanos::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Rebuild {
     pub(crate) copier: Copier,
+    pub(crate) verifier: Verifier,
     pub(crate) pace: Pace,
     pub(crate) job: Option<Job>,
     pub(crate) history: History,
@@ -89,6 +97,7 @@ impl Rebuild {
     pub(crate) fn new(nexus: &Arc<Nexus>, block_bytes: u32, cx: &Cx) -> Rebuild {
         Rebuild {
             copier: Copier::new(nexus.clone(), block_bytes),
+            verifier: Verifier::new(nexus.clone(), block_bytes),
             pace: Pace::new(cx.now()),
             job: None,
             history: History::default(),
@@ -97,9 +106,10 @@ impl Rebuild {
         }
     }
 
-    /// True when nothing is copied or to be copied.
+    /// True when nothing is copied or compared, or to be.
     pub(crate) fn is_idle(&self) -> bool {
-        self.job.is_none() && !self.may_have_copies && !self.copier.has_orders()
+        let has_copies = self.job.is_some() || self.may_have_copies || self.copier.has_orders();
+        !has_copies && self.copier.is_still() && self.verifier.is_idle()
     }
 
     /// Begins an order of a volume of so many blocks, cut into regions of so many.

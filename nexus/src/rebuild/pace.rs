@@ -255,3 +255,122 @@ impl Pace {
         self.stance != Stance::Alone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host whose I/Os take `base` alone, and longer the faster is copied.
+    struct Model {
+        pace: Pace,
+        now: Nanos,
+        seen: Foreground,
+        copied: u64,
+    }
+
+    const STEP: Nanos = Nanos::from_micros(100);
+
+    impl Model {
+        fn new() -> Model {
+            let (now, seen) = (Nanos::from_secs(1), Foreground::default());
+            Model { pace: Pace::new(now), now, seen, copied: 0 }
+        }
+
+        /// Runs for `span` with a host that has `ios` a step of this latency; returns the bytes that
+        /// were copied. `latency` is told the bytes of the step.
+        fn run(&mut self, span: Nanos, ios: u64, latency: impl Fn(u64) -> Nanos) -> u64 {
+            let end = self.now + span;
+            let before = self.copied;
+            while self.now < end {
+                let mut step_bytes = 0;
+                while step_bytes < 16 << 20 {
+                    let Some(bytes) = self.pace.grant(self.now, 0) else { break };
+                    self.pace.charge(u64::from(bytes));
+                    step_bytes += u64::from(bytes);
+                }
+                self.copied += step_bytes;
+                self.seen.ended += ios;
+                self.seen.time = self.seen.time + Nanos(ios * latency(step_bytes).0);
+                self.now = self.now + STEP;
+                if self.pace.is_due(self.now) {
+                    self.pace.observe(self.now, self.seen);
+                }
+            }
+            self.copied - before
+        }
+    }
+
+    #[test]
+    fn alone_nothing_is_held_back_and_beside_a_host_at_once() {
+        let mut model = Model::new();
+        let second = Nanos::from_secs(1);
+        let alone = model.run(second, 0, |_| Nanos(0));
+        assert!(alone > 100 << 30, "{alone} bytes");
+        assert!(!model.pace.is_held_back());
+        model.run(WINDOW + WINDOW, 10, |_| Nanos::from_micros(100));
+        assert!(model.pace.is_held_back());
+        // The host goes away.
+        model.run(Nanos(WINDOW.0 * u64::from(AWAY_WINDOWS + 2)), 0, |_| Nanos(0));
+        assert!(!model.pace.is_held_back());
+    }
+
+    #[test]
+    fn a_host_that_is_not_slowed_is_copied_beside_faster_and_faster() {
+        let mut model = Model::new();
+        let unmoved = |_| Nanos::from_micros(100);
+        model.run(Nanos::from_millis(100), 10, unmoved);
+        let first = model.run(Nanos::from_millis(100), 10, unmoved);
+        let second = model.run(Nanos::from_millis(100), 10, unmoved);
+        assert!(second > 2 * first, "{first}, then {second} bytes");
+    }
+
+    #[test]
+    fn the_mean_latency_settles_at_its_bound_and_the_copy_goes_on() {
+        let mut model = Model::new();
+        // 1 us more for each KiB that is copied in a step of 100 us: 50 us at some 500 MB/s.
+        let slowed = |bytes: u64| Nanos::from_micros(100) + Nanos(bytes * 1000 / 1024);
+        model.run(Nanos::from_secs(3), 10, slowed);
+        let (seen, copied) = (model.seen, model.copied);
+        model.run(Nanos::from_secs(4), 10, slowed);
+        let mean = (model.seen.time - seen.time).0 / (model.seen.ended - seen.ended);
+        assert!((100_000..=165_000).contains(&mean), "{mean} ns");
+        let rate = (model.copied - copied) / 4;
+        assert!(rate > 4 * RATE_MIN, "{rate} bytes a second");
+    }
+
+    #[test]
+    fn a_host_that_is_always_too_slow_does_not_stop_the_copy() {
+        let mut model = Model::new();
+        let hopeless =
+            |bytes: u64| if bytes > 0 { Nanos::from_secs(1) } else { Nanos::from_micros(10) };
+        model.run(Nanos::from_secs(2), 10, hopeless);
+        let bytes = model.run(Nanos::from_secs(4), 10, hopeless);
+        assert!(bytes / 4 > RATE_MIN * 3 / 4, "{} bytes a second", bytes / 4);
+        assert!(bytes / 4 < 2 * RATE_MIN);
+    }
+
+    #[test]
+    fn an_operators_limit_holds_with_and_without_a_host() {
+        let mut model = Model::new();
+        model.pace.set_limit(model.now, Some(10 << 20));
+        for ios in [0, 10] {
+            let bytes = model.run(Nanos::from_secs(4), ios, |_| Nanos::from_micros(100));
+            assert!((36 << 20..=41 << 20).contains(&bytes), "{bytes} bytes in four seconds");
+        }
+    }
+
+    #[test]
+    fn who_may_not_begin_sleeps_until_it_may() {
+        let mut model = Model::new();
+        model.pace.observe(model.now, Foreground::default());
+        model.pace.set_limit(model.now, Some(10 << 20));
+        assert_eq!(model.pace.wake(0), Wake::Now);
+        model.pace.charge(1 << 17);
+        assert_eq!(model.pace.grant(model.now, 0), None);
+        let Wake::At(time) = model.pace.wake(0) else { panic!("it is told a time") };
+        assert!(time > model.now + Nanos::from_millis(12), "{time:?}");
+        assert_eq!(model.pace.grant(time - Nanos::from_millis(1), 0), None);
+        assert!(model.pace.grant(time, 0).is_some());
+        assert_eq!(model.pace.wake(PIECES_MAX), Wake::Never, "a completion comes first");
+    }
+}
