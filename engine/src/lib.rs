@@ -11,6 +11,7 @@
 pub mod command;
 pub mod conductor;
 pub mod config;
+pub mod discovery_config;
 pub mod engine;
 mod export;
 pub mod memory;

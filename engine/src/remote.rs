@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use bdev::BlockDevice;
-use bdev::uri::NvmfUri;
+use bdev::uri::{HostPort, NvmfPlace, NvmfUri};
 use nvmf::fabrics::nqn::NqnError;
 use nvmf::initiator::remote::{OpenRemoteError, RemoteDevice, RemoteOptions, WhenLost};
-use nvmf::initiator::{ConnectOptions, IO_QUEUES_MAX, OptionsError};
+use nvmf::initiator::{ConnectOptions, IO_QUEUES_MAX, OptionsError, resolve};
 use uuid::Uuid;
+
+use crate::discovery_config::{self, ConfigError};
 
 /// What names this machine for good (machine-id(5)).
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -37,6 +39,9 @@ pub enum RemoteError {
     /// Reference tags or guards are asked for.
     #[error("protection information is not built: leave reftag and guard out")]
     Protection,
+    /// The machine's list of discovery controllers cannot be used.
+    #[error(transparent)]
+    Discovery(#[from] ConfigError),
     /// It cannot be connected.
     #[error(transparent)]
     Open(#[from] OpenRemoteError),
@@ -59,13 +64,16 @@ pub fn open(uri: &NvmfUri) -> Result<RemoteDevice, RemoteError> {
 
 /// How to connect, and how to behave.
 fn options(uri: &NvmfUri) -> Result<RemoteOptions, RemoteError> {
-    let NvmfUri { host, port, subnqn, choices, .. } = uri;
+    let NvmfUri { place, subnqn, choices, .. } = uri;
     if uri.reftag || uri.guard {
         return Err(RemoteError::Protection);
     }
-    let authority =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let mut connect = ConnectOptions::from_uri_parts(&authority, subnqn, host_id())?;
+    let (authorities, is_discovered) = match place {
+        NvmfPlace::At(place) => (vec![place.to_string()], false),
+        NvmfPlace::Discovered(list) if list.is_empty() => (discovery_config::read()?, true),
+        NvmfPlace::Discovered(list) => (list.iter().map(HostPort::to_string).collect(), true),
+    };
+    let mut connect = ConnectOptions::from_uri_parts(&authorities[0], subnqn, host_id())?;
     if let Some(text) = &choices.host_nqn {
         let refuse = |source| RemoteError::HostNqn { text: text.clone(), source };
         connect.host_nqn = text.parse().map_err(refuse)?;
@@ -77,6 +85,10 @@ fn options(uri: &NvmfUri) -> Result<RemoteOptions, RemoteError> {
     // One for each core, and one more while a queue pair takes the place of another.
     connect.io_queues = IO_QUEUES_MAX;
     let mut options = RemoteOptions::new(connect);
+    if is_discovered {
+        let controllers = authorities.iter().map(|authority| resolve(authority));
+        options.discovery = controllers.collect::<Result<_, _>>()?;
+    }
     let span = |ms: u32| Duration::from_millis(ms.into());
     if let Some(wait) = choices.wait_ms {
         options.when_lost = WhenLost::Wait(span(wait));
@@ -122,6 +134,14 @@ mod tests {
         assert_eq!(all.io_timeout, Duration::from_millis(500));
         assert_eq!(all.connect.host_nqn.as_str(), "nqn.2019-05.io:h");
         assert_eq!(all.connect.host_id, plain.connect.host_id);
+    }
+
+    #[test]
+    fn a_name_alone_is_looked_for_at_the_discovery_controllers_given() {
+        let found = of("nvme://nqn.2019-05.io:a?discovery=127.0.0.1,[::1]:4420").unwrap();
+        let controllers = ["127.0.0.1:8009".parse().unwrap(), "[::1]:4420".parse().unwrap()];
+        assert_eq!(found.discovery, controllers);
+        assert_eq!(found.connect.subsystem_nqn.as_str(), "nqn.2019-05.io:a");
     }
 
     #[test]

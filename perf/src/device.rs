@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bdev::BlockDevice;
 use bdev::emulate::Sharing;
-use bdev::uri::{DeviceUri, MemoryUri, NvmfUri};
+use bdev::uri::{DeviceUri, MemoryUri, NvmfPlace, NvmfUri};
 use engine::registry::Registry;
 use nvmf::initiator::ConnectOptions;
 use uuid::Uuid;
@@ -39,8 +39,8 @@ pub fn open(text: &str, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, RunErr
     })
 }
 
-/// How to connect to the target that an `nvmf` URI names; none for any other URI. Resolving the
-/// host's name may block.
+/// How to connect to the target that an `nvmf` URI names; none for any other URI, nor for one that
+/// leaves the place to discovery. Resolving the host's name may block.
 ///
 /// # Errors
 ///
@@ -48,10 +48,10 @@ pub fn open(text: &str, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, RunErr
 pub fn connect_options(text: &str) -> Result<Option<ConnectOptions>, RunError> {
     let refuse = |reason: String| RunError::Target { target: text.to_owned(), reason };
     let uri: DeviceUri = with_size(text).parse().map_err(|error| refuse(chain(&error)))?;
-    let DeviceUri::Nvmf(NvmfUri { host, port, subnqn, .. }) = uri else { return Ok(None) };
-    let authority =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let options = ConnectOptions::from_uri_parts(&authority, &subnqn, host_id());
+    let DeviceUri::Nvmf(NvmfUri { place: NvmfPlace::At(place), subnqn, .. }) = uri else {
+        return Ok(None);
+    };
+    let options = ConnectOptions::from_uri_parts(&place.to_string(), &subnqn, host_id());
     options.map(Some).map_err(|error| refuse(chain(&error)))
 }
 

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::syntax::Encoded;
 use super::{
-    BLOCK_BYTES_DEFAULT, DeviceUri, ISCSI_PORT_DEFAULT, NAMESPACE_DEFAULT, NVMF_PORT_DEFAULT,
-    NvmfUri, PciAddress, Scheme, Size,
+    BLOCK_BYTES_DEFAULT, DeviceUri, HostPort, ISCSI_PORT_DEFAULT, NAMESPACE_DEFAULT,
+    NVMF_DISCOVERY_PORT_DEFAULT, NVMF_PORT_DEFAULT, NvmfPlace, NvmfUri, PciAddress, Scheme, Size,
 };
 
 impl fmt::Display for Scheme {
@@ -45,8 +45,17 @@ impl fmt::Display for DeviceUri {
                 query.block_bytes(f, uri.block_bytes)?;
             }
             DeviceUri::Nvmf(uri) => {
-                authority(f, &uri.host, uri.port, NVMF_PORT_DEFAULT)?;
-                write!(f, "/{}", Encoded(&uri.subnqn))?;
+                match &uri.place {
+                    NvmfPlace::At(HostPort { host, port }) => {
+                        authority(f, host, *port, NVMF_PORT_DEFAULT)?;
+                        write!(f, "/{}", Encoded(&uri.subnqn))?;
+                    }
+                    // In the place of a host, where a slash would end it.
+                    NvmfPlace::Discovered(_) => {
+                        let name = Encoded(&uri.subnqn).to_string().replace('/', "%2F");
+                        f.write_str(&name)?;
+                    }
+                }
                 query.nvmf(f, uri)?;
             }
             DeviceUri::Pcie(uri) => {
@@ -71,7 +80,14 @@ impl fmt::Display for DeviceUri {
     }
 }
 
-fn authority(f: &mut fmt::Formatter<'_>, host: &str, port: u16, default: u16) -> fmt::Result {
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No service has this port: it is always written.
+        authority(f, &self.host, self.port, 0)
+    }
+}
+
+fn authority(f: &mut impl fmt::Write, host: &str, port: u16, default: u16) -> fmt::Result {
     if host.contains(':') {
         write!(f, "[{host}]")?;
     } else {
@@ -98,7 +114,17 @@ impl Query {
     }
 
     fn nvmf(&mut self, f: &mut fmt::Formatter<'_>, uri: &NvmfUri) -> fmt::Result {
-        let NvmfUri { reftag, guard, choices, .. } = uri;
+        let NvmfUri { place, reftag, guard, choices, .. } = uri;
+        if let NvmfPlace::Discovered(controllers) = place
+            && !controllers.is_empty()
+        {
+            let mut list = String::new();
+            for (index, HostPort { host, port }) in controllers.iter().enumerate() {
+                list.push_str(if index == 0 { "" } else { "," });
+                authority(&mut list, host, *port, NVMF_DISCOVERY_PORT_DEFAULT)?;
+            }
+            self.add(f, "discovery", Encoded(&list))?;
+        }
         let switches = [
             ("reftag", *reftag),
             ("guard", *guard),

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    ISCSI_NAME_BYTES_MAX, LUN_MAX, MILLISECONDS_MAX, NAMESPACE_MAX, NQN_BYTES_MAX, Scheme,
-    URI_BYTES_MAX,
+    ISCSI_NAME_BYTES_MAX, LUN_MAX, MILLISECONDS_MAX, NAMESPACE_MAX, NQN_BYTES_MAX,
+    NVMF_DISCOVERY_CONTROLLERS_MAX, Scheme, URI_BYTES_MAX,
 };
 
 /// Why a text is no device URI.
@@ -58,6 +58,18 @@ pub enum UriError {
         scheme: Scheme,
         /// The host given.
         host: String,
+    },
+    /// Discovery controllers for a subsystem whose place is given.
+    #[error("the URI says where the subsystem is, at {host}: leave that or discovery out")]
+    Placed {
+        /// The host given.
+        host: String,
+    },
+    /// Too many discovery controllers.
+    #[error("{count} discovery controllers are more than {NVMF_DISCOVERY_CONTROLLERS_MAX}")]
+    DiscoveryControllers {
+        /// How many.
+        count: usize,
     },
     /// A port that is not 1 to 65535.
     #[error("port {port:?} is not a number from 1 to 65535")]

@@ -27,6 +27,12 @@ pub const URI_BYTES_MAX: usize = 4096;
 /// Port of an NVMe over TCP target where the URI names none.
 pub const NVMF_PORT_DEFAULT: u16 = 4420;
 
+/// Port of an NVMe over TCP discovery controller where the URI names none (IANA: nvme-disc).
+pub const NVMF_DISCOVERY_PORT_DEFAULT: u16 = 8009;
+
+/// Discovery controllers that a URI may name.
+pub const NVMF_DISCOVERY_CONTROLLERS_MAX: usize = 8;
+
 /// Port of an iSCSI target where the URI names none.
 pub const ISCSI_PORT_DEFAULT: u16 = 3260;
 
@@ -55,7 +61,7 @@ pub enum Scheme {
     Malloc,
     /// `null:///name`.
     Null,
-    /// `nvmf://host/nqn`, `nvme://` or `nvmf+tcp://`.
+    /// `nvmf://host/nqn` or `nvme://nqn`, also `nvmf+tcp://`.
     Nvmf,
     /// `nvmf+rdma+tcp://host/nqn`.
     NvmfRdma,
@@ -138,10 +144,8 @@ pub enum Size {
 /// What `nvmf` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NvmfUri {
-    /// Host name or address, without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Where the subsystem is.
+    pub place: NvmfPlace,
     /// NQN of the subsystem.
     pub subnqn: String,
     /// How to reach it.
@@ -154,6 +158,26 @@ pub struct NvmfUri {
     pub uuid: Option<Uuid>,
     /// How to use it.
     pub choices: NvmfChoices,
+}
+
+/// Where a subsystem is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NvmfPlace {
+    /// `nvmf://host[:port]/nqn`: there.
+    At(HostPort),
+    /// `nvme://nqn`: where one of these discovery controllers says, at most
+    /// [`NVMF_DISCOVERY_CONTROLLERS_MAX`] (`discovery`); none are those of the machine's
+    /// configuration.
+    Discovered(Vec<HostPort>),
+}
+
+/// A service of a host; displayed as `host:port`, an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
 }
 
 /// How a namespace of an NVMe over fabrics target is to be used; all of it has defaults.

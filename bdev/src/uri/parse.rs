@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use super::syntax::{self, Parts, digits};
 use super::{
-    BLOCK_BYTES_DEFAULT, DeviceUri, FileUri, ISCSI_NAME_BYTES_MAX, ISCSI_PORT_DEFAULT, IscsiUri,
-    LUN_MAX, MEBIBYTE_BYTES, MILLISECONDS_MAX, MemoryUri, NAMESPACE_DEFAULT, NAMESPACE_MAX,
-    NQN_BYTES_MAX, NVMF_PORT_DEFAULT, NamedUri, NvmfChoices, NvmfTransport, NvmfUri, PciAddress,
+    BLOCK_BYTES_DEFAULT, DeviceUri, FileUri, HostPort, ISCSI_NAME_BYTES_MAX, ISCSI_PORT_DEFAULT,
+    IscsiUri, LUN_MAX, MEBIBYTE_BYTES, MILLISECONDS_MAX, MemoryUri, NAMESPACE_DEFAULT,
+    NAMESPACE_MAX, NQN_BYTES_MAX, NVMF_DISCOVERY_CONTROLLERS_MAX, NVMF_DISCOVERY_PORT_DEFAULT,
+    NVMF_PORT_DEFAULT, NamedUri, NvmfChoices, NvmfPlace, NvmfTransport, NvmfUri, PciAddress,
     PcieUri, Scheme, Size, UriError,
 };
 use crate::legality::DEVICE_BYTES_MAX;
@@ -63,6 +64,7 @@ fn allowed(scheme: Scheme) -> &'static [&'static str] {
             "uuid",
             "namespace",
             "hostnqn",
+            "discovery",
             "hdgst",
             "ddgst",
             "wait_ms",
@@ -185,14 +187,12 @@ fn nvmf(
     parameters: &Parameters<'_>,
     transport: NvmfTransport,
 ) -> Result<NvmfUri, UriError> {
-    let (host, port) = parts.host_and_port(NVMF_PORT_DEFAULT)?;
-    let subnqn = parts.path.strip_prefix('/').unwrap_or_default().to_owned();
+    let (place, subnqn) = place(parts, parameters)?;
     if !is_nqn(&subnqn) {
         return Err(UriError::Nqn { nqn: subnqn });
     }
     Ok(NvmfUri {
-        host,
-        port,
+        place,
         subnqn,
         transport,
         reftag: parameters.switch("reftag")?,
@@ -210,8 +210,40 @@ fn nvmf(
     })
 }
 
+/// Where a subsystem is, and its name. A name alone, where a host would be, is to be discovered; a
+/// slash in it is written as an escape.
+fn place(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<(NvmfPlace, String), UriError> {
+    let discovery = parameters.get("discovery");
+    if parts.path.is_empty() && parts.authority.starts_with(NQN_PREFIX) {
+        let controllers = discovery.map_or(Ok(Vec::new()), |text| controllers(parts, text))?;
+        return Ok((NvmfPlace::Discovered(controllers), parts.authority_text()?));
+    }
+    let (host, port) = parts.host_and_port(NVMF_PORT_DEFAULT)?;
+    if discovery.is_some() {
+        return Err(UriError::Placed { host });
+    }
+    let subnqn = parts.path.strip_prefix('/').unwrap_or_default().to_owned();
+    Ok((NvmfPlace::At(HostPort { host, port }), subnqn))
+}
+
+/// Discovery controllers, with commas between them.
+fn controllers(parts: &Parts<'_>, text: &str) -> Result<Vec<HostPort>, UriError> {
+    let read = |text: &str| {
+        let (host, port) = parts.host_and_port_of(text, NVMF_DISCOVERY_PORT_DEFAULT)?;
+        Ok(HostPort { host, port })
+    };
+    let controllers = text.split(',').map(read).collect::<Result<Vec<_>, UriError>>()?;
+    if controllers.len() > NVMF_DISCOVERY_CONTROLLERS_MAX {
+        return Err(UriError::DiscoveryControllers { count: controllers.len() });
+    }
+    Ok(controllers)
+}
+
+/// How a qualified name begins.
+const NQN_PREFIX: &str = "nqn.";
+
 fn is_nqn(text: &str) -> bool {
-    text.starts_with("nqn.") && text.len() <= NQN_BYTES_MAX
+    text.starts_with(NQN_PREFIX) && text.len() <= NQN_BYTES_MAX
 }
 
 fn iscsi(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<IscsiUri, UriError> {

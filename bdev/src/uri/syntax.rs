@@ -70,10 +70,24 @@ impl Parts<'_> {
         Ok(path.strip_prefix('/').unwrap_or(path).to_owned())
     }
 
+    /// What stands between the slashes and the path, decoded.
+    pub(super) fn authority_text(&self) -> Result<String, UriError> {
+        decode(self.authority)
+    }
+
     /// Host, and port if there is one.
     pub(super) fn host_and_port(&self, port_default: u16) -> Result<(String, u16), UriError> {
-        let bad = || UriError::Host { scheme: self.scheme, host: self.authority.to_owned() };
-        let (host, port) = match self.authority.strip_prefix('[') {
+        self.host_and_port_of(self.authority, port_default)
+    }
+
+    /// The same, from a text that is not the authority.
+    pub(super) fn host_and_port_of(
+        &self,
+        text: &str,
+        port_default: u16,
+    ) -> Result<(String, u16), UriError> {
+        let bad = || UriError::Host { scheme: self.scheme, host: text.to_owned() };
+        let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
                 host.parse::<Ipv6Addr>().map_err(|_| bad())?;
@@ -82,9 +96,9 @@ impl Parts<'_> {
                     rest => (host, Some(rest.strip_prefix(':').ok_or_else(bad)?)),
                 }
             }
-            None => match self.authority.split_once(':') {
+            None => match text.split_once(':') {
                 Some((host, port)) => (check_name(host).ok_or_else(bad)?, Some(port)),
-                None => (check_name(self.authority).ok_or_else(bad)?, None),
+                None => (check_name(text).ok_or_else(bad)?, None),
             },
         };
         let port = match port {

@@ -53,7 +53,8 @@ fn targets_have_host_port_and_name() {
     else {
         panic!("an NVMe target")
     };
-    assert_eq!((uri.host.as_str(), uri.port), ("fd00::1", 8420));
+    let at = HostPort { host: String::from("fd00::1"), port: 8420 };
+    assert_eq!(uri.place, NvmfPlace::At(at));
     assert_eq!((uri.subnqn.as_str(), uri.reftag, uri.guard), ("nqn.2019-05.io:a", true, false));
     let DeviceUri::Iscsi(uri) = parse("iscsi://192.168.0.1/iqn.2019-05.io:a/3") else {
         panic!("an iSCSI target")
@@ -111,7 +112,11 @@ fn each_mistake_has_its_own_error() {
     assert!(matches!(mistake("nvmf://h:0/nqn.a"), UriError::Port { .. }));
     assert!(matches!(mistake("nvmf://h:65536/nqn.a"), UriError::Port { .. }));
     assert!(matches!(mistake("nvmf://h/a"), UriError::Nqn { .. }));
-    assert!(matches!(mistake("nvme://nqn.2019-05.io"), UriError::Nqn { .. }));
+    assert!(matches!(mistake("nvme://nqx.2019-05.io"), UriError::Nqn { .. }));
+    assert!(matches!(mistake("nvmf://h/nqn.a?discovery=d"), UriError::Placed { .. }));
+    assert!(matches!(mistake("nvme://nqn.a?discovery="), UriError::Host { .. }));
+    assert!(matches!(mistake("nvme://nqn.a?discovery=d,"), UriError::Host { .. }));
+    assert!(matches!(mistake("nvme://nqn.a?discovery=d:0"), UriError::Port { .. }));
     assert!(matches!(mistake("nvmf://h/nqn.a?guard=maybe"), UriError::Switch { .. }));
     assert!(matches!(mistake("iscsi://h/a"), UriError::IscsiName { .. }));
     assert!(matches!(mistake("iscsi://h/iqn.a/x"), UriError::Lun { .. }));
@@ -125,6 +130,24 @@ fn each_mistake_has_its_own_error() {
 }
 
 #[test]
+fn a_name_in_the_place_of_a_host_is_to_be_discovered() {
+    let place = |text: &str| match parse(text) {
+        DeviceUri::Nvmf(NvmfUri { place, subnqn, .. }) => (place, subnqn),
+        other => panic!("{other:?}"),
+    };
+    let documented = "nqn.2014-08.com.vendor:nvme:nvm-subsystem-sn-d78432";
+    let (found, name) = place(&format!("nvme://{documented}"));
+    assert_eq!((found, name.as_str()), (NvmfPlace::Discovered(Vec::new()), documented));
+    let (found, name) = place("nvme://nqn.a%2Fb?discovery=h,[fd00::1]:4420");
+    let service = |host: &str, port| HostPort { host: host.to_owned(), port };
+    let controllers = vec![service("h", NVMF_DISCOVERY_PORT_DEFAULT), service("fd00::1", 4420)];
+    assert_eq!((found, name.as_str()), (NvmfPlace::Discovered(controllers), "nqn.a/b"));
+    let (found, name) = place("nvme://nqn.host/nqn.a");
+    let at = NvmfPlace::At(service("nqn.host", 4420));
+    assert_eq!((found, name.as_str()), (at, "nqn.a"), "a host may have a name like that");
+}
+
+#[test]
 fn every_limit_holds_at_the_limit_and_fails_one_past_it() {
     let path = |len: usize| format!("/{}", "a".repeat(len - 1));
     assert_eq!(parse(&path(URI_BYTES_MAX)).to_string().len(), URI_BYTES_MAX);
@@ -133,6 +156,10 @@ fn every_limit_holds_at_the_limit_and_fails_one_past_it() {
     parse(&long(URI_BYTES_MAX));
     assert!(matches!(mistake(&long(URI_BYTES_MAX + 1)), UriError::TooLong { .. }));
     let name = |prefix: &str, len: usize| format!("{prefix}{}", "a".repeat(len - 4));
+    let controllers = |count| format!("nvme://nqn.a?discovery={}", vec!["d"; count].join(","));
+    parse(&controllers(NVMF_DISCOVERY_CONTROLLERS_MAX));
+    let error = mistake(&controllers(NVMF_DISCOVERY_CONTROLLERS_MAX + 1));
+    assert!(matches!(error, UriError::DiscoveryControllers { count: 9 }));
     parse(&format!("nvmf://h/{}", name("nqn.", NQN_BYTES_MAX)));
     mistake(&format!("nvmf://h/{}", name("nqn.", NQN_BYTES_MAX + 1)));
     for name in ["wait_ms", "io_timeout_ms", "keep_alive_ms"] {
@@ -206,10 +233,13 @@ fn any_uri() -> impl Strategy<Value = DeviceUri> {
     let named = (name(), uuid()).prop_map(|(name, uuid)| NamedUri { name, uuid }).boxed();
     let transport = prop_oneof![Just(NvmfTransport::Tcp), Just(NvmfTransport::RdmaOrTcp)];
     let switches = (any::<bool>(), any::<bool>(), transport);
-    let nvmf = (host, 1_u16.., name(), switches, uuid(), choices()).prop_map(
-        |(host, port, name, (reftag, guard, transport), uuid, choices)| NvmfUri {
-            host,
-            port,
+    let service = (host, 1_u16..).prop_map(|(host, port)| HostPort { host, port });
+    let controllers = prop::collection::vec(service.clone(), 0..=NVMF_DISCOVERY_CONTROLLERS_MAX);
+    let place =
+        prop_oneof![service.prop_map(NvmfPlace::At), controllers.prop_map(NvmfPlace::Discovered),];
+    let nvmf = (place, name(), switches, uuid(), choices()).prop_map(
+        |(place, name, (reftag, guard, transport), uuid, choices)| NvmfUri {
+            place,
             subnqn: format!("nqn.{name}"),
             transport,
             reftag,

@@ -32,9 +32,9 @@ use crate::fabrics::command::{PropertyCommand, PropertySize};
 use crate::fabrics::connect::{ADMIN_QUEUE_ID, CONTROLLER_ID_DYNAMIC};
 
 /// Commands in flight on the admin queue.
-const ADMIN_DEPTH: u32 = 31;
+pub(super) const ADMIN_DEPTH: u32 = 31;
 /// How long to wait before asking again whether the controller is ready.
-const READY_INTERVAL: Nanos = Nanos::from_millis(10);
+pub(super) const READY_INTERVAL: Nanos = Nanos::from_millis(10);
 const IDENTIFY_LEN_BYTES: u32 = IDENTIFY_BYTES as u32;
 
 /// What a poll of a [`Connector`] finds.
@@ -581,11 +581,11 @@ where
     T::ref_from_bytes(bytes).expect("every Identify structure has 4096 bytes")
 }
 
-fn property_get(offset: u32, size: PropertySize) -> SubmissionEntry {
+pub(super) fn property_get(offset: u32, size: PropertySize) -> SubmissionEntry {
     PropertyCommand::get(0, offset, size).entry()
 }
 
-fn enable() -> SubmissionEntry {
+pub(super) fn enable() -> SubmissionEntry {
     let value = u64::from(Configuration::enabled().0);
     PropertyCommand::set(0, CONFIGURATION_OFFSET, PropertySize::Four, value).entry()
 }

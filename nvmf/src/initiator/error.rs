@@ -140,6 +140,24 @@ pub enum ConnectError {
         /// The name asked for.
         subsystem_nqn: String,
     },
+    /// No discovery controller that was asked knows the subsystem.
+    #[error(
+        "none of {asked} discovery controllers knows {subsystem_nqn}, or how to reach it by TCP"
+    )]
+    NotDiscovered {
+        /// The name asked for.
+        subsystem_nqn: String,
+        /// How many answered.
+        asked: usize,
+    },
+    /// A discovery log changed each time while it was read, or makes no sense.
+    #[error("the discovery log of {address} cannot be read: {reason}")]
+    UnreadableLog {
+        /// Whose.
+        address: SocketAddr,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The namespace's format is not one that this initiator can use.
     #[error("namespace {namespace_id} has a format that cannot be used: {reason}")]
     UnusableFormat {

@@ -149,7 +149,10 @@ fn check_range(name: &'static str, value: u32, most: u32) -> Result<(), OptionsE
 }
 
 /// Finds the address of `host`, `host:port`, `[v6]` or `[v6]:port`. May block.
-fn resolve(authority: &str) -> Result<SocketAddr, OptionsError> {
+///
+/// # Errors
+/// The host is not known, or the port is none.
+pub fn resolve(authority: &str) -> Result<SocketAddr, OptionsError> {
     let unknown = |source| OptionsError::UnknownHost { authority: authority.to_owned(), source };
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {

@@ -165,8 +165,11 @@ impl RemoteDevice {
     /// It cannot be connected, or not in time.
     pub fn open(name: String, options: RemoteOptions) -> Result<RemoteDevice, OpenRemoteError> {
         let hub = hub::get()?;
-        let address = options.connect.address;
-        let within = options.connect.connect_timeout + OPEN_SLACK;
+        let address = options.discovery.first().copied().unwrap_or(options.connect.address);
+        // What is not where it should be is to be discovered first, and may have many portals; who
+        // opens it does not wait for each of them.
+        let attempts = if options.discovery.is_empty() { 1 } else { 3 };
+        let within = options.connect.connect_timeout * attempts + OPEN_SLACK;
         let (opening, make) = Opening::new(name, options, Some(hub.waker()))?;
         hub.add(Box::new(make))?;
         match opening.outcome.recv_timeout(within) {
@@ -206,7 +209,7 @@ impl BlockDevice for RemoteDevice {
 
     fn about(&self) -> Option<String> {
         let ControllerIdentity { model, firmware, instance, .. } = &self.identity;
-        let address = self.options.connect.address;
+        let address = self.handle.shared().address();
         let kind = match instance {
             Instance::Own(_) => "",
             Instance::Foreign => ", whose restarts cannot be told from lost connections",

@@ -7,6 +7,9 @@
 //! I/O. A connection that breaks, on whatever core, ends the controller for all: what was in flight
 //! ends with a path status, and a new session begins under the next number ([`bdev::session`]).
 //!
+//! Where the subsystem is, is said by the options or found out ([`super::discovery`]); a session's
+//! address belongs to what its queues need to join.
+//!
 //! After each reconnect the namespace is compared with what was opened ([`known`]); another one is
 //! refused. Whether the target was restarted in between is known of our own targets, which say
 //! which run they are; any other counts as restarted.
@@ -20,6 +23,7 @@ mod hub;
 mod known;
 mod options;
 mod queue_pair;
+mod route;
 mod shared;
 mod supervisor;
 mod watch;

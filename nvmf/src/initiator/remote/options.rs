@@ -1,9 +1,11 @@
 //! How a remote device behaves when its target is slow, or gone.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use reactor::Nanos;
 
+use super::super::discovery::CONTROLLERS_MAX;
 use super::super::options::{ConnectOptions, OptionsError};
 
 /// How long an I/O may take before it is aborted, unless told otherwise. With
@@ -55,6 +57,9 @@ pub enum WhenLost {
 pub struct RemoteOptions {
     /// Where it is. The depth of queues is that of the queue pairs opened later, and at most this.
     pub connect: ConnectOptions,
+    /// Discovery controllers to ask where it is, at most [`CONTROLLERS_MAX`]; the address of
+    /// `connect` is not used then. None: it is at that address.
+    pub discovery: Vec<SocketAddr>,
     /// What new I/O does while it is lost.
     pub when_lost: WhenLost,
     /// How long an I/O may take, [`IO_TIMEOUT_MIN`] to [`IO_TIMEOUT_MAX`].
@@ -64,7 +69,12 @@ pub struct RemoteOptions {
 impl RemoteOptions {
     /// Default behaviour: new I/O fails at once while the target is lost.
     pub fn new(connect: ConnectOptions) -> RemoteOptions {
-        RemoteOptions { connect, when_lost: WhenLost::Fail, io_timeout: IO_TIMEOUT_DEFAULT }
+        RemoteOptions {
+            connect,
+            discovery: Vec::new(),
+            when_lost: WhenLost::Fail,
+            io_timeout: IO_TIMEOUT_DEFAULT,
+        }
     }
 
     /// Checks the ranges.
@@ -73,6 +83,11 @@ impl RemoteOptions {
     /// The first that is wrong.
     pub fn check(&self) -> Result<(), OptionsError> {
         self.connect.check()?;
+        let most = u32::try_from(CONTROLLERS_MAX).expect("a small number");
+        if self.discovery.len() > CONTROLLERS_MAX {
+            let name = "the number of discovery controllers";
+            return Err(OptionsError::OutOfRange { name, least: 0, most });
+        }
         let timeout = (IO_TIMEOUT_MIN..=IO_TIMEOUT_MAX).contains(&self.io_timeout);
         if !timeout {
             return Err(OptionsError::BadTime {
@@ -94,14 +109,12 @@ impl RemoteOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use uuid::Uuid;
 
     use super::*;
 
     #[test]
-    fn times_are_taken_at_their_limits_and_refused_past_them() {
+    fn options_are_taken_at_their_limits_and_refused_past_them() {
         let address = SocketAddr::from(([127, 0, 0, 1], 4420));
         let nqn = "nqn.2019-05.io.openebs:n1".parse().unwrap();
         let connect = ConnectOptions::new(address, nqn, Uuid::from_u128(7));
@@ -117,6 +130,11 @@ mod tests {
             assert_eq!(options.check().is_ok(), legal, "{timeout:?}");
         }
         options.io_timeout = IO_TIMEOUT_DEFAULT;
+        for (count, legal) in [(CONTROLLERS_MAX, true), (CONTROLLERS_MAX + 1, false)] {
+            options.discovery = vec![address; count];
+            assert_eq!(options.check().is_ok(), legal, "{count}");
+        }
+        options.discovery.clear();
         for (wait, legal) in [(Duration::ZERO, true), (WAIT_MAX, true), (WAIT_MAX + step, false)] {
             options.when_lost = WhenLost::Wait(wait);
             assert_eq!(options.check().is_ok(), legal, "{wait:?}");

@@ -45,6 +45,7 @@ struct Joined {
 #[derive(Debug)]
 pub(super) struct Setup {
     pub handle: Arc<Handle>,
+    /// All but the address, which is the session's.
     pub association: Association,
     pub queue_id: u16,
     pub depth: u32,
@@ -211,10 +212,12 @@ impl RemoteQueuePair {
                 return;
             }
             // Nothing when the session has ended by now: the next look sees it.
-            let Some(grant) = self.setup.handle.shared().grant(self.seen) else { return };
+            let granted = self.setup.handle.shared().grant(self.seen);
+            let Some((grant, address)) = granted else { return };
             let Setup { association, queue_id, view, .. } = &self.setup;
+            let association = Association { address, ..*association };
             let joining = match *queue_id <= grant.io_queues {
-                true => grant.join(cx, association, *queue_id, *view).ok(),
+                true => grant.join(cx, &association, *queue_id, *view).ok(),
                 false => None,
             };
             let Some(pair) = joining else { return };

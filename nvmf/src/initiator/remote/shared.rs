@@ -3,6 +3,7 @@
 //! The supervisor alone changes sessions and grant; queue pairs read the session once a poll. The
 //! other way go [`Note`]s, through a bounded queue, off the path of I/O that goes well.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -29,12 +30,16 @@ pub(super) enum Note {
     LookAtAccess { session: u64 },
 }
 
+/// Words of a grant: identifiers, in-capsule data, port and scope, address.
+const GRANT_WORDS: usize = 5;
+
 /// What is shared.
 #[derive(Debug)]
 pub(super) struct Shared {
     sessions: Arc<Sessions>,
-    /// The grant of the session, in two words; valid while it is live or inaccessible.
-    grant: [AtomicU64; 2],
+    /// The grant of the session and where its controller is; valid while it is live or
+    /// inaccessible.
+    grant: [AtomicU64; GRANT_WORDS],
     /// Blocks of the namespace.
     blocks: AtomicU64,
     /// By queue id, from 1: whether a queue pair has it.
@@ -98,20 +103,23 @@ impl Shared {
 
     /// Sets the grant of the session that is about to begin. By the supervisor, while the session
     /// before is lost.
-    pub fn set_grant(&self, grant: QueueGrant) {
+    pub fn set_grant(&self, grant: QueueGrant, address: SocketAddr) {
         let QueueGrant { controller_id, io_queues, depth, capsule_data_bytes_max } = grant;
         let ids = u64::from(controller_id) << 32 | u64::from(io_queues) << 16 | u64::from(depth);
-        // Release, partner: the fence in `grant`: who sees these sees the loss stored before.
-        self.grant[0].store(ids, Ordering::Release);
-        self.grant[1].store(u64::from(capsule_data_bytes_max), Ordering::Release);
+        let [port, high, low] = words_of(address);
+        let words = [ids, u64::from(capsule_data_bytes_max), port, high, low];
+        for (at, word) in self.grant.iter().zip(words) {
+            // Release, partner: the fence in `grant`: who sees these sees the loss stored before.
+            at.store(word, Ordering::Release);
+        }
     }
 
-    /// The grant of a session; nothing when the session is over.
-    pub fn grant(&self, session: SessionState) -> Option<QueueGrant> {
-        // Relaxed: the fence orders both before the second look at the session; were they of a
+    /// The grant of a session and where its controller is; nothing when the session is over.
+    pub fn grant(&self, session: SessionState) -> Option<(QueueGrant, SocketAddr)> {
+        // Relaxed: the fence orders all before the second look at the session; were they of a
         // later session, that look would see at least the loss of this one.
-        let ids = self.grant[0].load(Ordering::Relaxed);
-        let capsule = self.grant[1].load(Ordering::Relaxed);
+        let words = self.grant.each_ref().map(|word| word.load(Ordering::Relaxed));
+        let [ids, capsule, port, high, low] = words;
         fence(Ordering::Acquire);
         let [depth0, depth1, queues0, queues1, id0, id1, ..] = ids.to_le_bytes();
         let grant = QueueGrant {
@@ -122,7 +130,15 @@ impl Shared {
         };
         let now = self.sessions.state();
         let holds = now.number == session.number && matches!(now.link, Link::Live);
-        holds.then_some(grant)
+        holds.then(|| (grant, address_of([port, high, low])))
+    }
+
+    /// Where the controller is, or was last.
+    pub fn address(&self) -> SocketAddr {
+        // Relaxed: for a text; a mixture of two addresses does no harm there.
+        let [_, _, port, high, low] =
+            self.grant.each_ref().map(|word| word.load(Ordering::Relaxed));
+        address_of([port, high, low])
     }
 
     /// I/O queues that were granted last.
@@ -176,6 +192,38 @@ impl Shared {
     }
 }
 
+const IPV6: u64 = 1 << 48;
+
+/// Port, scope and kind of an address, and its 128 bits.
+fn words_of(address: SocketAddr) -> [u64; 3] {
+    let port = u64::from(address.port());
+    match address {
+        SocketAddr::V4(address) => [port, 0, u64::from(address.ip().to_bits())],
+        SocketAddr::V6(address) => {
+            let [high, low] = halves(address.ip().to_bits());
+            [IPV6 | u64::from(address.scope_id()) << 16 | port, high, low]
+        }
+    }
+}
+
+fn halves(bits: u128) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bits.to_be_bytes();
+    let half = u64::from_be_bytes;
+    [half([a, b, c, d, e, f, g, h]), half([i, j, k, l, m, n, o, p])]
+}
+
+fn address_of([word, high, low]: [u64; 3]) -> SocketAddr {
+    let [port0, port1, scope0, scope1, scope2, scope3, ..] = word.to_le_bytes();
+    let port = u16::from_le_bytes([port0, port1]);
+    if word & IPV6 == 0 {
+        let bits = u32::try_from(low).expect("stored from 32 bits");
+        return SocketAddr::from((Ipv4Addr::from_bits(bits), port));
+    }
+    let address = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
+    let scope = u32::from_le_bytes([scope0, scope1, scope2, scope3]);
+    SocketAddr::V6(SocketAddrV6::new(address, port, 0, scope))
+}
+
 #[cfg(test)]
 mod tests {
     use bdev::session::Continuity;
@@ -191,9 +239,18 @@ mod tests {
             depth: 1023,
             capsule_data_bytes_max: u32::MAX,
         };
-        shared.set_grant(grant);
-        let session = shared.sessions().begin(Continuity::Kept, Link::Live);
-        assert_eq!(shared.grant(session), Some(grant));
+        let v6 = Ipv6Addr::new(0xfe80, 1, 2, 3, 4, 5, 6, 0xffff);
+        let addresses = [
+            SocketAddr::from(([255, 0, 1, 254], 65535)),
+            SocketAddr::V6(SocketAddrV6::new(v6, 65534, 0, u32::MAX)),
+        ];
+        let mut session = SessionState::NONE;
+        for address in addresses {
+            shared.set_grant(grant, address);
+            session = shared.sessions().begin(Continuity::Kept, Link::Live);
+            assert_eq!(shared.grant(session), Some((grant, address)));
+            assert_eq!(shared.address(), address);
+        }
         shared.sessions().change(Link::Lost);
         assert_eq!(shared.grant(session), None);
         shared.sessions().begin(Continuity::Kept, Link::Live);

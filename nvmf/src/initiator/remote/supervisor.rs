@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::task::Poll;
 
 use bdev::nvme::log_page::AnaState;
 use bdev::session::{Continuity, Link};
@@ -12,12 +13,14 @@ use reactor::sleep::Waker;
 use reactor::{Cx, Nanos, Wake};
 
 use super::super::connect::{Connector, Progress, RemoteNamespace};
+use super::super::discovery::Discovery;
 use super::super::error::ConnectError;
 use super::super::options::ConnectOptions;
 use super::device::Opened;
 use super::event::{LossReason, RemoteEvent};
 use super::known::Known;
 use super::options::{RECONNECT_FIRST, RECONNECT_LONGEST, RemoteOptions, STABLE_AFTER};
+use super::route::Route;
 use super::shared::{Note, Shared};
 use super::watch::{Finding, Watch};
 
@@ -28,6 +31,7 @@ const NOTES_PER_POLL: usize = 256;
 
 #[derive(Debug)]
 enum Mode {
+    Discovering(Box<Discovery>),
     Connecting(Box<Connector>),
     /// Connected, but not yet told how good this way is.
     Settling(Box<Watch>, Continuity),
@@ -40,12 +44,23 @@ enum Mode {
 /// Where the outcome of opening goes.
 pub(super) type OpenReply = SyncSender<Result<Opened, ConnectError>>;
 
+/// What an attempt failed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// Finding out where the subsystem is.
+    Discovery,
+    /// Connecting to it there.
+    Portal,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Supervisor {
     shared: Arc<Shared>,
     notes: Receiver<Note>,
+    /// How to connect; the address is that of the last attempt.
     options: ConnectOptions,
+    route: Route,
     mode: Mode,
     /// Who waits for the device to be opened.
     opening: Option<OpenReply>,
@@ -68,6 +83,7 @@ impl Supervisor {
             shared,
             notes,
             options: options.connect.clone(),
+            route: Route::of(options),
             mode: Mode::Waiting(Nanos(0)),
             opening: Some(opening),
             known: None,
@@ -85,12 +101,24 @@ impl Supervisor {
         }
         self.take_notes(cx);
         match &mut self.mode {
-            Mode::Waiting(until) if *until <= cx.now() => self.connect(cx),
+            Mode::Waiting(until) if *until <= cx.now() => self.attempt(cx),
             Mode::Waiting(_) | Mode::Ended => {}
+            Mode::Discovering(discovery) => match discovery.poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(portals)) => {
+                    self.route.set(portals);
+                    self.attempt(cx);
+                }
+                Poll::Ready(Err(error)) => {
+                    // Who knew it is gone: it may still be where it was.
+                    self.route.again(self.options.address);
+                    self.failed(cx, error, Where::Discovery);
+                }
+            },
             Mode::Connecting(connector) => match connector.poll(cx) {
                 Progress::Pending => {}
                 Progress::Ready(remote) => self.connected(cx, *remote),
-                Progress::Failed(error) => self.failed(cx, error),
+                Progress::Failed(error) => self.failed(cx, error, Where::Portal),
             },
             Mode::Settling(..) | Mode::Live(_) => {
                 for _ in 0..FINDINGS_PER_POLL {
@@ -139,14 +167,31 @@ impl Supervisor {
         }
     }
 
-    fn connect(&mut self, cx: &mut Cx) {
+    /// Connects to the next address, or finds out which there are.
+    fn attempt(&mut self, cx: &mut Cx) {
+        let Some(address) = self.route.take(self.options.address) else {
+            let Route::Discovered { controllers, .. } = &self.route else {
+                unreachable!("a fixed address is always there")
+            };
+            let discovery = Discovery::new(cx, &self.options, controllers);
+            self.mode = Mode::Discovering(Box::new(discovery));
+            return;
+        };
+        self.options.address = address;
         match Connector::start_admin(cx, self.options.clone()) {
             Ok(connector) => self.mode = Mode::Connecting(Box::new(connector)),
-            Err(error) => self.failed(cx, error),
+            Err(error) => self.failed(cx, error, Where::Portal),
         }
     }
 
-    fn failed(&mut self, cx: &mut Cx, error: ConnectError) {
+    fn failed(&mut self, cx: &mut Cx, error: ConnectError, place: Where) {
+        if place == Where::Portal && self.route.has_untried() {
+            if self.opening.is_none() {
+                self.shared.report(RemoteEvent::Failed(error));
+            }
+            self.mode = Mode::Waiting(cx.now());
+            return;
+        }
         if let Some(opening) = self.opening.take() {
             // Nobody waits any more when this fails, and then nobody has the device either.
             let _ = opening.send(Err(error));
@@ -197,20 +242,21 @@ impl Supervisor {
                 known.view.geometry = remote.view.geometry;
             }
         }
-        self.shared.set_grant(remote.grant);
+        self.shared.set_grant(remote.grant, self.options.address);
         self.shared.set_blocks(remote.geometry.blocks);
         match Watch::new(cx, remote) {
             Ok(watch) if watch.reports_access() => {
                 self.mode = Mode::Settling(Box::new(watch), continuity);
             }
             Ok(watch) => self.begin(cx, Box::new(watch), continuity, Link::Live),
-            Err(error) => self.failed(cx, error),
+            Err(error) => self.failed(cx, error, Where::Portal),
         }
     }
 
     /// Begins a session.
     fn begin(&mut self, cx: &Cx, watch: Box<Watch>, continuity: Continuity, link: Link) {
         self.mode = Mode::Live(watch);
+        self.route.again(self.options.address);
         self.live_since = cx.now();
         let state = self.shared.sessions().begin(continuity, link);
         self.shared.report(RemoteEvent::Connected { session: state.number, continuity });
@@ -277,7 +323,7 @@ impl Supervisor {
                         }
                         _ => ConnectError::ControllerFatal,
                     };
-                    self.failed(cx, error);
+                    self.failed(cx, error, Where::Portal);
                     return;
                 }
             }
@@ -303,6 +349,7 @@ impl Supervisor {
 
     fn end(&mut self, cx: &mut Cx) {
         match std::mem::replace(&mut self.mode, Mode::Ended) {
+            Mode::Discovering(mut discovery) => discovery.cancel(cx),
             Mode::Connecting(mut connector) => connector.cancel(cx),
             Mode::Settling(watch, _) | Mode::Live(watch) => {
                 self.shared.sessions().change(Link::Lost);
@@ -328,6 +375,7 @@ impl Supervisor {
     /// When it must be polled next, beside a report of its sockets or a note.
     pub fn wake(&self) -> Wake {
         match &self.mode {
+            Mode::Discovering(discovery) => discovery.wake(),
             Mode::Connecting(connector) => connector.wake(),
             Mode::Settling(watch, _) | Mode::Live(watch) => watch.wake(),
             Mode::Waiting(until) => Wake::At(*until),

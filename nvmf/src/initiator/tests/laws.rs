@@ -187,12 +187,21 @@ impl Peer for OwnTarget {
 
 /// Our own target's RAM disk of 400 blocks.
 pub fn own_description() -> TargetDescription {
-    let nqn = NQN.parse().unwrap();
+    own_description_of(ram_disk(), [7; 16])
+}
+
+/// A RAM disk of 400 blocks.
+pub fn ram_disk() -> Arc<dyn BlockDevice> {
     let geometry = Geometry { block_bytes: 512, blocks: 400 };
-    let device = Arc::new(bdev::Malloc::new("ram", geometry, None).unwrap());
+    Arc::new(bdev::Malloc::new("ram", geometry, None).unwrap())
+}
+
+/// A run of our own target that serves this device.
+pub fn own_description_of(device: Arc<dyn BlockDevice>, instance: [u8; 16]) -> TargetDescription {
+    let nqn = NQN.parse().unwrap();
     let namespaces = vec![Namespace::new(&nqn, NamespaceId(1), device, Access::ReadWrite)];
     let config =
-        SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, [7; 16]) };
+        SubsystemConfig { namespaces, ..SubsystemConfig::new(nqn, SubsystemKind::Nvm, instance) };
     TargetDescription::new(vec![Subsystem::new(config).unwrap()])
 }
 

@@ -2,8 +2,12 @@
 
 mod connecting;
 mod controller;
+mod cores;
+mod discovery;
 mod faults;
+mod faulty;
 mod laws;
 mod loopback;
 mod remote;
+mod restarts;
 mod wire;

@@ -27,22 +27,49 @@ use crate::pdu::{
 };
 
 /// Streams whose host end was opened and whose target end nobody took yet.
-type Backlog = Rc<RefCell<VecDeque<MemorySocket>>>;
+type Backlog = VecDeque<(SocketAddr, MemorySocket)>;
+
+/// Makes the host's end of the next stream out of a plain one: where a test puts faults.
+type Wrap = Box<dyn FnMut(SocketAddr, MemorySocket) -> Box<dyn Socket>>;
+
+/// What the test and the network share.
+#[derive(Default)]
+struct Shared {
+    backlog: RefCell<Backlog>,
+    keys: RefCell<Vec<SocketKey>>,
+    /// Addresses that nobody listens at.
+    refused: RefCell<Vec<SocketAddr>>,
+    wrap: RefCell<Option<Wrap>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("backlog", &self.backlog).finish_non_exhaustive()
+    }
+}
 
 /// A network of streams in memory that all lead to one listener.
 #[derive(Debug)]
 struct MemoryNetwork {
     limits: MemoryLimits,
-    backlog: Backlog,
-    keys: Rc<RefCell<Vec<SocketKey>>>,
+    shared: Rc<Shared>,
 }
 
 impl Network for MemoryNetwork {
-    fn connect(&mut self, _to: SocketAddr, key: SocketKey) -> io::Result<Box<dyn Socket>> {
+    fn connect(&mut self, to: SocketAddr, key: SocketKey) -> io::Result<Box<dyn Socket>> {
+        if self.shared.refused.borrow().contains(&to) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         let (host, target) = MemorySocket::pair(self.limits);
-        self.backlog.borrow_mut().push_back(target);
-        self.keys.borrow_mut().push(key);
-        Ok(Box::new(host))
+        self.shared.backlog.borrow_mut().push_back((to, target));
+        let mut keys = self.shared.keys.borrow_mut();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+        Ok(match &mut *self.shared.wrap.borrow_mut() {
+            Some(wrap) => wrap(to, host),
+            None => Box::new(host),
+        })
     }
 
     fn adopt(&mut self, _: AcceptedStream, _: SocketKey) -> io::Result<Box<dyn Socket>> {
@@ -58,26 +85,29 @@ impl Network for MemoryNetwork {
 
 /// The test's hold on the network.
 #[derive(Clone, Debug)]
-pub struct Wires {
-    backlog: Backlog,
-    keys: Rc<RefCell<Vec<SocketKey>>>,
-}
+pub struct Wires(Rc<Shared>);
 
 impl Wires {
     /// Replaces the network of a context.
     pub fn install(cx: &mut Cx, limits: MemoryLimits) -> Wires {
-        let wires = Wires { backlog: Rc::default(), keys: Rc::default() };
-        cx.network = Box::new(MemoryNetwork {
-            limits,
-            backlog: Rc::clone(&wires.backlog),
-            keys: Rc::clone(&wires.keys),
-        });
-        wires
+        let shared = Rc::<Shared>::default();
+        cx.network = Box::new(MemoryNetwork { limits, shared: Rc::clone(&shared) });
+        Wires(shared)
+    }
+
+    /// From now on nobody listens at these addresses.
+    pub fn refuse(&self, addresses: &[SocketAddr]) {
+        *self.0.refused.borrow_mut() = addresses.to_vec();
+    }
+
+    /// The host's ends of streams are made by this from now on.
+    pub fn wrap(&self, wrap: impl FnMut(SocketAddr, MemorySocket) -> Box<dyn Socket> + 'static) {
+        *self.0.wrap.borrow_mut() = Some(Box::new(wrap));
     }
 
     /// Reports every socket as ready: a stream in memory has no edges.
     pub fn report(&self, cx: &mut Cx) {
-        for key in self.keys.borrow().iter() {
+        for key in self.0.keys.borrow().iter() {
             let (readable, writable) = (true, true);
             cx.device_readiness.note(Ready { key: *key, readable, writable, closed: false });
         }
@@ -88,9 +118,14 @@ impl Wires {
         self.take().map(Stream::new)
     }
 
+    /// The same, as a bare socket, and the address that it was opened to.
+    pub fn take_to(&self) -> Option<(SocketAddr, MemorySocket)> {
+        self.0.backlog.borrow_mut().pop_front()
+    }
+
     /// The same, as a bare socket.
     pub fn take(&self) -> Option<MemorySocket> {
-        self.backlog.borrow_mut().pop_front()
+        self.take_to().map(|(_, socket)| socket)
     }
 }
 
@@ -121,7 +156,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    fn new(socket: MemorySocket) -> Stream {
+    pub fn new(socket: MemorySocket) -> Stream {
         let rules = Rules {
             receiver: Role::Controller,
             phase: Phase::Initializing,
