@@ -3,11 +3,14 @@
 mod connecting;
 mod controller;
 mod cores;
+mod cuts;
 mod discovery;
 mod faults;
 mod faulty;
+mod hostile;
 mod laws;
 mod loopback;
+mod mutate;
 mod remote;
 mod restarts;
 mod wire;
