@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn lines_of_tcp_are_taken_in_both_spellings_and_the_rest_is_left_out() {
-        let text = "# a comment\n\n--transport=tcp --traddr=10.0.0.1 --trsvcid=4420 --nr-io-queues=2\n\
+        let text = "# a comment\n\n\
+            --transport=tcp --traddr=10.0.0.1 --trsvcid=4420 --nr-io-queues=2\n\
             -t tcp -a fd00::1 # the second\n--transport=rdma --traddr=10.0.0.3\n-t tcp\n";
         assert_eq!(parse(text).unwrap(), ["10.0.0.1:4420", "[fd00::1]:8009"]);
         assert!(matches!(parse("# nothing\n"), Err(ConfigError::Empty)));

@@ -13,8 +13,9 @@
 //! network: give `Cx` another network, note its reports, and poll; of a whole device, the queue
 //! pairs on their cores and the supervisor of [`remote::RemoteDevice::open_stepped`] on its own.
 //!
-//! [`discovery`] finds out at which addresses a subsystem is. Reconnecting, command timeouts and asymmetric access are the business of the layer above,
-//! [`remote`], which makes a block device of it all.
+//! [`discovery`] finds out at which addresses a subsystem is. Reconnecting, command timeouts and
+//! asymmetric access are the business of the layer above, [`remote`], which makes a block device
+//! of it all.
 
 mod connect;
 mod connection;

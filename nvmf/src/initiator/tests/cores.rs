@@ -1,5 +1,5 @@
-//! One remote device on two cores at once, each with a connection of its own, over the kernel's TCP;
-//! the target is restarted in the middle.
+//! One remote device on two cores at once, each with a connection of its own, over the kernel's
+//! TCP; the target is restarted in the middle.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
