@@ -24,6 +24,8 @@ pub(crate) struct Cell {
     followed: AtomicUsize,
     /// Number of the view under which nothing was in flight that had begun.
     drained: AtomicUsize,
+    /// Number of the view such that every write that is in flight began under it or a later one.
+    past: AtomicUsize,
     /// Children on which a queue pair is open here.
     open: AtomicUsize,
     /// What [`crate::meter::Meter`] has counted.
@@ -63,6 +65,12 @@ impl Cell {
         self.drained.store(version.0, Ordering::Release);
     }
 
+    /// Every write in flight began under this view or a later one.
+    pub(crate) fn set_past(&self, version: Version) {
+        // Release, partner: the acquire in `is_past`.
+        self.past.store(version.0, Ordering::Release);
+    }
+
     /// The children that are open on the core.
     pub(crate) fn set_open(&self, children: ChildSet) {
         let bits = children.iter().fold(0, |bits, child| bits | 1 << child.get());
@@ -99,6 +107,12 @@ impl Cell {
     pub(crate) fn is_drained(&self, version: Version) -> bool {
         // Acquire both, partners: the releases in `rest` and `set_drained`.
         !self.is_active.load(Ordering::Acquire) || self.drained.load(Ordering::Acquire) >= version.0
+    }
+
+    /// Home core, after publishing `version`: no write is in flight that began before.
+    pub(crate) fn is_past(&self, version: Version) -> bool {
+        // Acquire both, partners: the releases in `rest` and `set_past`.
+        !self.is_active.load(Ordering::Acquire) || self.past.load(Ordering::Acquire) >= version.0
     }
 
     /// Nothing is in flight on the core.

@@ -231,7 +231,9 @@ pub(crate) fn prepare(child: &ChildConfig) -> ChildDevice {
         device = Arc::new(Split::new(device));
     }
     let ChildConfig { data_start_blocks, locality, .. } = *child;
-    ChildDevice { device, data_start_blocks, locality }
+    let sessions = child.device.sessions();
+    let restarts = sessions.as_ref().map_or(0, |sessions| sessions.restarts());
+    ChildDevice { device, data_start_blocks, locality, sessions, restarts }
 }
 
 #[cfg(test)]

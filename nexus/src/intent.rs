@@ -34,9 +34,15 @@ pub struct IntentMap {
 }
 
 impl IntentMap {
-    /// All clear, for a volume of `blocks` blocks of `block_bytes` bytes.
+    /// All clear, for a volume of `blocks` blocks of `block_bytes` bytes, in regions of
+    /// [`REGION_BYTES`].
     pub fn new(blocks: u64, block_bytes: u32) -> IntentMap {
-        let region_blocks = REGION_BYTES / u64::from(block_bytes);
+        IntentMap::with_regions(blocks, block_bytes, REGION_BYTES)
+    }
+
+    /// The same with larger regions, as very large volumes have them.
+    pub fn with_regions(blocks: u64, block_bytes: u32, region_bytes: u64) -> IntentMap {
+        let region_blocks = region_bytes / u64::from(block_bytes);
         let regions = blocks.div_ceil(region_blocks);
         let words = usize::try_from(regions.div_ceil(WORD_BITS)).expect("regions are countable");
         let zeroes = || (0..words).map(|_| AtomicUsize::new(0)).collect();

@@ -59,6 +59,8 @@ mod threads;
 pub mod truth;
 pub mod view;
 #[cfg(test)]
+mod volatile_disk;
+#[cfg(test)]
 mod watch;
 
 pub use child::{ChildIndex, ChildSet, ChildState, FaultReason};

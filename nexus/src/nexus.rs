@@ -16,10 +16,15 @@ use uuid::Uuid;
 use crate::cell::Cell;
 use crate::child::{CHILDREN_MAX, ChildIndex, ChildSet};
 use crate::config::{self, ConfigError, Marking, NexusConfig, Standing};
-use crate::intent::IntentMap;
+use crate::intent::{IntentMap, REGION_BYTES};
 use crate::mail::{Letter, Mailbox};
 use crate::mirror::MirrorQueuePair;
+use crate::truth::activity::DIRTY_REGIONS_MIN;
 use crate::view::{Mode, Published, Version, View};
+
+/// Longest write zeroes or unmap of a volume whose regions are marked: a quarter of what may be
+/// dirty at the least, so that several go on beside each other.
+pub const RANGE_BYTES_MAX: u64 = DIRTY_REGIONS_MIN / 4 * REGION_BYTES;
 
 /// Cores (and rebuilds) that can have a nexus open at once.
 pub const MEMBERS_OF_LOCK_MAX: usize = 1024;
@@ -87,6 +92,7 @@ impl Nexus {
             blocks: geometry.blocks,
             is_shared: false,
             intent,
+            equal: None,
         };
         let limits = limits(&config, geometry.block_bytes);
         Ok(Arc::new_cyclic(|own| Nexus {
@@ -102,6 +108,11 @@ impl Nexus {
             home_waker: OnceLock::new(),
             users: Mutex::new(Vec::new()),
         }))
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> u32 {
+        self.block_bytes
     }
 
     /// The view in force.
@@ -205,7 +216,15 @@ fn limits(config: &NexusConfig, block_bytes: u32) -> Limits {
     // Both halves of a compare-and-write fit one buffer of the pool.
     let swap_blocks = LARGEST_BUFFER_BYTES / block_bytes / 2;
     let atomic_blocks = each().map(|limits| limits.atomic_blocks.min(limits.io_blocks_max)).min();
+    // Each region of an I/O must be marked at the same time, and there may be few marks.
+    let range_blocks_max = match config.marking {
+        Marking::Regions => {
+            u32::try_from(RANGE_BYTES_MAX / u64::from(block_bytes)).unwrap_or(u32::MAX)
+        }
+        Marking::Off => u32::MAX,
+    };
     Limits {
+        range_blocks_max,
         alignment_bytes: block_bytes,
         atomic_blocks: atomic_blocks.unwrap_or(1).clamp(1, swap_blocks),
         operations: OperationSet::ALL,

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bdev::BlockDevice;
+use bdev::session::Sessions;
 use reactor::sync::{AtomicUsize, Ordering, fence};
 
 use crate::child::{CHILDREN_MAX, ChildIndex, ChildSet};
@@ -43,6 +44,11 @@ pub struct ChildDevice {
     pub data_start_blocks: u64,
     /// How near it is.
     pub locality: Locality,
+    /// Of a device that can come and go, its sessions.
+    pub sessions: Option<Arc<Sessions>>,
+    /// How often it had restarted when it was put in: with one more, what it holds is not to be
+    /// trusted.
+    pub restarts: u64,
 }
 
 /// See the module.
@@ -68,6 +74,9 @@ pub struct View {
     pub is_shared: bool,
     /// Which regions may be written; nothing where regions are not marked.
     pub intent: Option<Arc<IntentMap>>,
+    /// While members may differ in some regions: a mark on each of the others. I/O to a region
+    /// without one waits until it was copied (replica-truth rule 23).
+    pub equal: Option<Arc<IntentMap>>,
 }
 
 impl View {

@@ -169,7 +169,7 @@ impl Home {
         let known = self.children[child.get()].as_ref();
         let known = known.filter(|known| known.state == ChildState::Rebuilding);
         let Some(known) = known else { return self.truth.target_lost(cx, child) };
-        let device = config::prepare(&known.config);
+        let device = super::opening::prepare(&known.config, &*self.truth, child);
         self.nexus.publish(|view| {
             view.devices[child.get()] = Some(device);
             let incarnation = &mut view.incarnations[child.get()];

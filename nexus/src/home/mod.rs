@@ -5,7 +5,10 @@
 //! child, has [`Truth`] bring the new set into force, and publishes that: only then do the cores
 //! acknowledge what they held. One change at a time; what fails meanwhile leaves with the next.
 
+mod closing;
 mod control;
+mod equal;
+mod marks;
 mod opening;
 mod ports;
 mod rebuild;
@@ -13,6 +16,8 @@ mod rebuild;
 mod rebuild_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tracked_tests;
 
 use std::sync::Arc;
 
@@ -27,8 +32,11 @@ use crate::nexus::Nexus;
 use crate::rebuild::Rebuild;
 use crate::truth::{MemberChange, Truth, TruthEvent};
 use crate::view::{Mode, Version};
+use closing::Closing;
 pub use control::ChildReport;
-use ports::Ports;
+pub use marks::IDLE_BEFORE_CLEAR;
+use marks::Marks;
+pub(crate) use ports::Ports;
 
 /// Letters taken in one poll.
 const LETTERS_PER_POLL: usize = 64;
@@ -84,8 +92,11 @@ pub struct Home {
     stopped_since: Version,
     /// Why the volume is not open, in words.
     refusal: Option<String>,
-    is_closed: bool,
     rebuild: Rebuild,
+    closing: Closing,
+    marks: Marks,
+    /// Regions that are not equal yet.
+    unequal: u64,
 }
 
 impl Home {
@@ -125,27 +136,25 @@ impl Home {
             stops: Stops { unassembled: view.members.is_empty(), ..Stops::default() },
             stopped_since,
             refusal: None,
-            is_closed: false,
             rebuild,
+            closing: Closing::No,
+            marks: Marks::default(),
+            unequal: 0,
         }
     }
 
     /// Does what there is to do; returns how much that was.
     pub fn poll(&mut self, cx: &mut Cx) -> usize {
         let mut work = self.take_letters(cx);
-        work += self.ports.poll(cx, &mut *self.truth);
+        let truth = &mut self.truth;
+        work += self.ports.poll(cx, |cx, child, completion| truth.completed(cx, child, completion));
         work += self.hear_truth(cx);
         work += self.poll_rebuild(cx);
         work += self.go_on(cx);
         self.end_labels(cx);
-        let Home { nexus, truth, .. } = self;
-        if let Some(intent) = &nexus.view().intent {
-            intent.take_wanted(|region| {
-                truth.begin_mark(cx, region);
-                work += 1;
-            });
-        }
-        work
+        work += self.see_to_copies();
+        self.go_on_closing(cx);
+        work + self.see_to_marks(cx)
     }
 
     /// When it must be polled next. Letters of other cores wake the core.
@@ -160,7 +169,8 @@ impl Home {
             Step::Idle if !self.joining.is_empty() => Wake::Now,
             Step::Idle | Step::Deciding(_) => Wake::Never,
         };
-        step.soonest(self.truth.wake()).soonest(self.ports.wake()).soonest(self.rebuild_wake())
+        let wake = step.soonest(self.truth.wake()).soonest(self.ports.wake());
+        wake.soonest(self.marks.wake()).soonest(self.rebuild_wake())
     }
 
     /// Makes descriptors fire; false when something is there already.
@@ -249,24 +259,23 @@ impl Home {
             heard += 1;
             self.rebuild.may_have_copies = true;
             match event {
-                TruthEvent::Assembled(assembly) => self.open(assembly),
+                TruthEvent::Assembled(assembly) => self.open(cx, assembly),
                 TruthEvent::LeftOut(child, reason) => self.leave_out(cx, child, reason),
                 TruthEvent::Refused(words) => self.refusal = Some(words),
                 TruthEvent::Resigned => self.resign(),
-                TruthEvent::InForce => self.put_in_force(),
+                TruthEvent::InForce => {
+                    self.put_in_force();
+                    self.look_what_is_equal();
+                }
                 TruthEvent::MemberLost(child, reason) => self.lose(cx, child, reason),
                 TruthEvent::Frozen => self.stop(|stops| stops.by_truth = true),
                 TruthEvent::Thawed => self.stop(|stops| stops.by_truth = false),
                 TruthEvent::Overtaken => self.stop(|stops| stops.ended = true),
-                TruthEvent::Marked(region) => {
-                    if let Some(intent) = &self.nexus.view().intent {
-                        intent.set_marked(region);
-                    }
-                    self.nexus.wake_all();
-                }
-                TruthEvent::Cleared(_) | TruthEvent::Equal(_) => {}
+                TruthEvent::Marked(region) => self.set_marked(cx, region),
+                TruthEvent::Cleared(region) => self.marks.cleared(region),
+                TruthEvent::Equal(region) => self.set_equal(region),
                 TruthEvent::TargetReady(child) => self.write_target(cx, child),
-                TruthEvent::Closed => self.is_closed = true,
+                TruthEvent::Closed => self.closed(),
             }
         }
         heard

@@ -1,5 +1,5 @@
-//! How a volume comes to have members: the truth assembles it, and assembles it again when it cannot
-//! tell any more who has the data.
+//! How a volume comes to have members: the truth assembles it, and assembles it again when it
+//! cannot tell any more who has the data.
 //!
 //! Until then all I/O waits. To start over, every core gives back what it has of every child, as if
 //! all of them had failed: what has begun is held, and is sent again to whoever is a member then.
@@ -8,9 +8,16 @@ use reactor::Cx;
 
 use super::{Home, Step};
 use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
-use crate::config;
-use crate::truth::{Assembly, ControlIo};
-use crate::view::Version;
+use crate::config::{self, ChildConfig};
+use crate::truth::{Assembly, ControlIo, Truth};
+use crate::view::{ChildDevice, Version};
+
+/// The device of a child that the truth vouches for, as it was when that was found out.
+pub(super) fn prepare(config: &ChildConfig, truth: &dyn Truth, child: ChildIndex) -> ChildDevice {
+    let device = config::prepare(config);
+    let restarts = truth.restarts(child).unwrap_or(device.restarts);
+    ChildDevice { restarts, ..device }
+}
 
 impl Home {
     /// Why the volume is not open yet, in words.
@@ -24,7 +31,7 @@ impl Home {
     }
 
     /// The truth has assembled the volume: its members are written and read from here on.
-    pub(super) fn open(&mut self, assembly: Assembly) {
+    pub(super) fn open(&mut self, cx: &mut Cx, assembly: Assembly) {
         let Assembly { members, blocks } = assembly;
         assert!(!members.is_empty(), "an epoch has members");
         self.refusal = None;
@@ -39,14 +46,18 @@ impl Home {
                 other => other,
             };
         }
-        let children = &self.children;
+        let equal = self.begin_copies(blocks);
+        let intent = self.begin_marks(cx, blocks);
+        let (children, truth) = (&self.children, &self.truth);
         self.nexus.publish(|view| {
             view.members = members;
             (view.leaving, view.targets) = (ChildSet::EMPTY, ChildSet::EMPTY);
             view.blocks = blocks;
+            (view.equal, view.intent) = (equal, intent);
             for child in ChildIndex::all() {
                 let known = children[child.get()].as_ref().filter(|_| members.contains(child));
-                view.devices[child.get()] = known.map(|known| config::prepare(&known.config));
+                view.devices[child.get()] =
+                    known.map(|known| prepare(&known.config, &**truth, child));
                 let incarnation = &mut view.incarnations[child.get()];
                 *incarnation = incarnation.wrapping_add(1);
             }

@@ -10,14 +10,14 @@ use bdev::{BlockDevice, Busy, Completion, Completions, Io, QueuePair, Status};
 use reactor::{Cx, Wake};
 
 use crate::child::{CHILDREN_MAX, ChildIndex};
-use crate::truth::{ControlIo, Truth};
+use crate::truth::ControlIo;
 
 /// I/Os of labels that a child can have at once.
 pub const LABEL_DEPTH: u32 = 32;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     devices: [Option<Arc<dyn BlockDevice>>; CHILDREN_MAX],
     open: [Option<Box<dyn QueuePair>>; CHILDREN_MAX],
     /// Refused because the child is not there, or cannot be opened.
@@ -26,7 +26,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    pub(super) fn new() -> Ports {
+    pub(crate) fn new() -> Ports {
         Ports {
             devices: [const { None }; CHILDREN_MAX],
             open: [const { None }; CHILDREN_MAX],
@@ -37,7 +37,7 @@ impl Ports {
 
     /// Puts a child's device, label area included, into its place, or takes it away. What is in
     /// flight at the one before has ended.
-    pub(super) fn place(&mut self, child: ChildIndex, device: Option<Arc<dyn BlockDevice>>) {
+    pub(crate) fn place(&mut self, child: ChildIndex, device: Option<Arc<dyn BlockDevice>>) {
         self.devices[child.get()] = device;
         self.open[child.get()] = None;
     }
@@ -47,11 +47,15 @@ impl Ports {
         self.open[child.get()].as_ref().is_none_or(|port| port.inflight() == 0)
     }
 
-    /// Hands what has ended to the truth; returns how much that was.
-    pub(super) fn poll(&mut self, cx: &mut Cx, truth: &mut dyn Truth) -> usize {
+    /// Hands up what has ended; returns how much that was.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Cx,
+        mut each: impl FnMut(&mut Cx, ChildIndex, Completion),
+    ) -> usize {
         let mut count = 0;
         while let Some((child, completion)) = self.refused.pop_front() {
-            truth.completed(cx, child, completion);
+            each(cx, child, completion);
             count += 1;
         }
         for child in ChildIndex::all() {
@@ -62,14 +66,14 @@ impl Ports {
             }
             port.poll(cx, &mut self.polled);
             for completion in self.polled.drain() {
-                truth.completed(cx, child, completion);
+                each(cx, child, completion);
                 count += 1;
             }
         }
         count
     }
 
-    pub(super) fn wake(&self) -> Wake {
+    pub(crate) fn wake(&self) -> Wake {
         if !self.refused.is_empty() {
             return Wake::Now;
         }

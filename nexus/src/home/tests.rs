@@ -41,7 +41,7 @@ impl Truth for Scripted {
     }
 
     fn marks_regions(&self) -> bool {
-        true
+        false
     }
 
     fn begin_mark(&mut self, _: &mut Cx, region: RegionIndex) {

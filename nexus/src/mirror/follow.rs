@@ -1,5 +1,6 @@
 //! Keeping up with the view, and telling the home core what this core has seen of a child.
 
+use bdev::{Completion, Completions, Status};
 use reactor::Cx;
 
 use bdev::device::Geometry;
@@ -40,6 +41,32 @@ impl MirrorQueuePair {
         self.cell.set_followed(version);
         self.look_at_others();
         self.settle_all(cx, kept);
+        self.note_elders();
+    }
+
+    /// Notes which writes began before this view.
+    fn note_elders(&mut self) {
+        self.elders.clear();
+        for index in 0..self.depth {
+            if self.slots.is_taken(index) {
+                let (token, slot) = self.slots.named(index);
+                self.elders.extend((slot.has_begun && slot.is_write()).then_some(token));
+            }
+        }
+        if self.elders.is_empty() {
+            self.cell.set_past(self.version);
+        }
+    }
+
+    /// Tells the home core when the last write that began before this view has ended.
+    #[cold]
+    pub(super) fn look_at_elders(&mut self) {
+        let slots = &self.slots;
+        self.elders.retain(|token| slots.is_named(*token));
+        if self.elders.is_empty() {
+            self.cell.set_past(self.version);
+            self.nexus.wake_home();
+        }
     }
 
     /// Children that were reported: out, replaced, or to be kept. Returns the last.
@@ -54,12 +81,14 @@ impl MirrorQueuePair {
                 self.suspended = self.suspended.without(child);
                 self.unreported = self.unreported.without(child);
                 all_kept = all_kept.with(child);
+                self.ports[place].iter_mut().for_each(Port::accept_restart);
             }
         }
         all_kept
     }
 
-    /// What these did for an I/O before they were put in anew counts nothing: they may have lost it.
+    /// What these did for an I/O before they were put in anew counts nothing: they may have lost
+    /// it.
     fn forget(&mut self, others: ChildSet) {
         if others.is_empty() {
             return;
@@ -115,7 +144,8 @@ impl MirrorQueuePair {
         self.required = self.view.members.union(targets);
         self.room = 0;
         let is_alone = self.shared_since.is_none() && !self.view.is_shared;
-        self.begins_at_once = self.view.mode == Mode::Running && is_alone;
+        let is_equal = self.view.equal.is_none();
+        self.begins_at_once = self.view.mode == Mode::Running && is_alone && is_equal;
     }
 
     /// What had begun while this core was alone takes its stripes before others begin.
@@ -154,6 +184,16 @@ impl MirrorQueuePair {
                 debug_assert!(slot.is_back());
                 self.settle(cx, index);
             }
+        }
+    }
+
+    /// The device of a child has restarted: what it answers counts for nothing, and it is out.
+    #[cold]
+    pub(super) fn distrust(&mut self, cx: &mut Cx, child: ChildIndex, polled: &Completions) {
+        self.suspend(child, FaultReason::OutOfSync);
+        for completion in polled.as_slice() {
+            let failed = Completion::new(completion.token, Status::INTERNAL_PATH_ERROR);
+            self.child_completed(cx, child, &failed);
         }
     }
 

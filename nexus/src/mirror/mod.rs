@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bdev::legality::Legality;
 use bdev::stripe_lock::LockMember;
 use bdev::{
-    BlockDevice, Busy, Completion, Completions, Io, OpenError, Operation, QueuePair, Status,
+    BlockDevice, Busy, Completion, Completions, Io, OpenError, Operation, QueuePair, Status, Token,
 };
 use reactor::{Cx, Nanos, Wake};
 
@@ -94,6 +94,8 @@ pub struct MirrorQueuePair {
     is_active: bool,
     /// Accepted and not yet handed up.
     inflight: u32,
+    /// Writes that had begun when the view was followed, and are in flight since.
+    elders: Vec<Token>,
     /// Slots that have begun.
     begun: u32,
     next_sweep: Nanos,
@@ -144,6 +146,7 @@ impl MirrorQueuePair {
             polled: Some(Completions::new()),
             is_active: false,
             inflight: 0,
+            elders: Vec::with_capacity(depth as usize),
             begun: 0,
             next_sweep: Nanos(0),
             recheck_at: Nanos(0),
@@ -222,6 +225,11 @@ impl MirrorQueuePair {
                 continue;
             }
             port.poll(cx, &mut polled);
+            if port.has_restarted() {
+                self.distrust(cx, child, &polled);
+                polled.clear();
+                continue;
+            }
             for completion in polled.as_slice() {
                 self.child_completed(cx, child, completion);
             }
@@ -304,6 +312,9 @@ impl QueuePair for MirrorQueuePair {
         self.ring(cx);
         if self.begun == 0 {
             self.say_drained();
+        }
+        if !self.elders.is_empty() {
+            self.look_at_elders();
         }
         let count = self.ready.len().min(completions.room());
         completions.extend(&self.ready[..count]);

@@ -1,5 +1,8 @@
 //! A core's way to one child: its queue pair, and what the core knows of it.
 
+use std::sync::Arc;
+
+use bdev::session::Sessions;
 use bdev::{Busy, Completions, Io, Lba, OpenError, QueuePair, Token};
 use reactor::{Cx, Nanos};
 
@@ -22,6 +25,9 @@ pub(super) struct Port {
     average: Nanos,
     /// It was asked to end what it has, and has not yet.
     pub(super) is_aborting: bool,
+    sessions: Option<Arc<Sessions>>,
+    /// Of its device, up to the run that is known to hold what the others hold.
+    restarts: u64,
 }
 
 impl Port {
@@ -39,6 +45,8 @@ impl Port {
             outstanding: 0,
             average: Nanos(0),
             is_aborting: false,
+            sessions: child.sessions.clone(),
+            restarts: child.restarts,
         })
     }
 
@@ -62,6 +70,18 @@ impl Port {
         let count = self.queue_pair.poll(cx, completions);
         debug_assert_eq!(count, completions.as_slice().len());
         self.outstanding -= u32::try_from(count).expect("a poll hands up few");
+    }
+
+    /// True when its device may have lost what it had acknowledged (replica-truth rule 25). To be
+    /// asked after a poll: what came back may be of the new run.
+    #[inline]
+    pub(super) fn has_restarted(&self) -> bool {
+        self.sessions.as_ref().is_some_and(|sessions| sessions.restarts() != self.restarts)
+    }
+
+    /// It is used all the same, as there is no better one.
+    pub(super) fn accept_restart(&mut self) {
+        self.restarts = self.sessions.as_ref().map_or(0, |sessions| sessions.restarts());
     }
 
     /// A read came back after `time`.

@@ -214,6 +214,13 @@ impl Slots {
         (index, slot)
     }
 
+    /// True while the I/O that a token names is in its slot.
+    pub(super) fn is_named(&self, token: Token) -> bool {
+        let SlotId { index, generation } = SlotId::from_token(token.0);
+        let slot = &self.slots[index as usize];
+        slot.generation == generation && slot.stage != Stage::Vacant
+    }
+
     /// Leaves a slot.
     #[inline]
     pub(super) fn remove(&mut self, index: u32) {

@@ -40,8 +40,13 @@ impl MirrorQueuePair {
                 }
                 return self.list(index);
             }
+            if !self.is_equal(index) {
+                return self.list(index);
+            }
+            let slot = self.slots.at(index);
             slot.stage = Stage::Stripes;
         }
+        let slot = self.slots.at(index);
         if slot.stage == Stage::Stripes {
             if slot.is_write() && (self.view.is_shared || slot.has_asked) && !slot.has_stripes {
                 let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
@@ -66,6 +71,8 @@ impl MirrorQueuePair {
         match work {
             Work::Everywhere => self.send_once_marked(cx, index),
             Work::Anywhere => self.send_anywhere(cx, index),
+            // Marked before it begins: the writes that have begun never wait for room for a mark.
+            Work::CompareFirst if !self.is_marked(index) => self.list(index),
             Work::CompareFirst => match self.gather(cx, index) {
                 true => self.send_anywhere(cx, index),
                 false => self.list(index),
@@ -101,6 +108,46 @@ impl MirrorQueuePair {
             }
         }
         all
+    }
+
+    /// True when members are equal in each region of an I/O; asks for the copies that are missing.
+    #[cold]
+    fn is_equal(&mut self, index: u32) -> bool {
+        let Some(equal) = &self.view.equal else { return true };
+        let slot = self.slots.at(index);
+        if slot.io.operation == Operation::Flush {
+            return true;
+        }
+        let (first, last) = equal.regions_of(slot.io.lba.0, slot.io.blocks);
+        let mut all = true;
+        for region in (first.0..=last.0).map(crate::intent::RegionIndex) {
+            if !equal.is_marked(region) {
+                all = false;
+                if equal.want(region) {
+                    self.nexus.wake_home();
+                }
+            }
+        }
+        all
+    }
+
+    /// What had begun before the members were assembled anew starts over, and lets a copy of its
+    /// region go first.
+    #[cold]
+    fn wait_for_copy(&mut self, index: u32) {
+        let slot = self.slots.at(index);
+        if slot.has_begun {
+            slot.has_begun = false;
+            self.begun -= 1;
+        }
+        let words = std::mem::take(&mut slot.words);
+        let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
+        (slot.has_stripes, slot.has_asked, slot.stage) = (false, false, Stage::New);
+        if words > 0 {
+            let nexus = &self.nexus;
+            nexus.lock.release(start, blocks, words, |member| nexus.wake_user(member));
+        }
+        self.list(index);
     }
 
     /// Sends to all that are written, if each of them has a credit.
@@ -151,6 +198,9 @@ impl MirrorQueuePair {
     /// Sends to one child that may be read and has not failed yet.
     #[inline]
     pub(super) fn send_anywhere(&mut self, cx: &mut Cx, index: u32) {
+        if !self.begins_at_once && !self.is_equal(index) {
+            return self.wait_for_copy(index);
+        }
         let candidates = self.readable.minus(self.slots.at(index).failed);
         if candidates.is_empty() {
             return self.read_nowhere(cx, index);

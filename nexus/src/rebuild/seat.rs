@@ -58,6 +58,8 @@ impl Seat {
     pub(super) fn take(nexus: &Arc<Nexus>, cx: &Cx) -> Option<Seat> {
         let membership = nexus.join(cx.waker.clone())?;
         let (version, view) = nexus.published.fetch();
+        membership.cell.set_followed(version);
+        membership.cell.set_past(version);
         Some(Seat {
             nexus: nexus.clone(),
             membership,
@@ -91,6 +93,8 @@ impl Seat {
             (self.version, self.view) = self.nexus.published.fetch();
             self.close_unused(cx);
             self.membership.cell.set_followed(self.version);
+            // Copies are no writes to the marks' knowledge: the truth knows of each.
+            self.membership.cell.set_past(self.version);
         }
         self.look_at_others();
     }

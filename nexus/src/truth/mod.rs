@@ -1,10 +1,10 @@
 //! Who may be trusted: the seam between the data path and what decides about members.
 //!
-//! [`crate::Home`] owns one [`Truth`] and calls it on the home core. The data path needs five things
-//! of it: who the members are when it begins ([`TruthEvent::Assembled`]), that a change of them is
-//! in force (replica-truth rules 8 to 13), that a region is marked before it is written (18), that
-//! a mark is gone (19), and what is to be copied from whom to whom ([`CopyOrder`], rules 23 to 30).
-//! How that comes about (labels, the record, the lease) is the business of the implementation; the
+//! [`crate::Home`] owns one [`Truth`] and calls it on the home core. The data path needs five
+//! things of it: who the members are when it begins ([`TruthEvent::Assembled`]), that a change of
+//! them is in force (replica-truth rules 8 to 13), that a region is marked before it is written
+//! (18), that a mark is gone (19), and what is to be copied from whom to whom ([`CopyOrder`],
+//! rules 23 to 30). How that comes about (labels, the record, the lease) is the business of the implementation; the
 //! state machines beside this file are plain data, fed by an adapter that does their label I/O
 //! through [`ControlIo`].
 //!
@@ -23,6 +23,7 @@ mod planted;
 pub mod quorum;
 pub mod record;
 pub mod region_map;
+pub mod tracked;
 mod untracked;
 pub mod voter;
 
@@ -52,8 +53,8 @@ pub struct MemberChange {
     pub reason: Option<FaultReason>,
 }
 
-/// A region to be copied. Copies of a region and writes to it exclude each other on all cores, piece
-/// by piece (rule 28); what was ordered once is not ordered again before it was answered by
+/// A region to be copied. Copies of a region and writes to it exclude each other on all cores,
+/// piece by piece (rule 28); what was ordered once is not ordered again before it was answered by
 /// [`Truth::copied`] or [`Truth::copy_failed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyOrder {
@@ -135,6 +136,12 @@ pub trait Truth: Debug {
 
     /// A child was put into this place, or taken away; nothing of its is in flight.
     fn place(&mut self, _child: ChildIndex, _config: Option<&ChildConfig>) {}
+
+    /// How often the device of a child had restarted when it was known what its blocks are worth;
+    /// nothing where nobody asked it.
+    fn restarts(&self, _child: ChildIndex) -> Option<u64> {
+        None
+    }
 
     /// Nothing of the volume's is in flight at any child, after [`TruthEvent::Resigned`]: they may
     /// be claimed anew.

@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::head::{self, Senseless};
 use super::wire::{MapPage, PAGE_BYTES, PAGE_REGIONS, PAYLOAD_BYTES, PageKind, Sight, look, seal};
 use super::{Label, PageAddress};
-use crate::truth::names::{Epoch, NexusId, ReplicaId};
+use crate::truth::names::{Epoch, NexusId, Promise, ReplicaId};
 use crate::truth::region_map::RegionMap;
 
 /// Copies of every page.
@@ -128,6 +128,12 @@ impl LabelStore {
         Ok((LabelStore { label, pages }, damage))
     }
 
+    /// The promise in the two copies of a head, without the rest of the label.
+    pub fn promise_of(copies: [&[u8; PAGE_BYTES]; COPIES]) -> Result<Promise, LabelError> {
+        let (_, held) = choose_head(copies, &mut Vec::new())?;
+        Ok(head::decode(copies[held])?.voter.promised)
+    }
+
     /// The label, with all that was planned.
     pub fn label(&self) -> &Label {
         &self.label
@@ -149,6 +155,14 @@ impl LabelStore {
             PageAddress::Head => !is_same_head(&old, &self.label),
         };
         let pages = self.pages.iter().map(|state| state.page).filter(changed).collect();
+        self.plan(pages)
+    }
+
+    /// What to write so that damaged pages are whole again.
+    pub fn repair(&mut self, damage: &[Damage]) -> Plan {
+        let mut pages: Vec<PageAddress> = damage.iter().map(|damage| damage.page).collect();
+        pages.sort_unstable();
+        pages.dedup();
         self.plan(pages)
     }
 

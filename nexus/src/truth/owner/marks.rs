@@ -52,6 +52,11 @@ impl Owner {
         self.reign().is_some_and(|reign| !reign.dirty.contains(region))
     }
 
+    /// The regions that are marked; nothing before assembly.
+    pub fn marked(&self) -> Option<&RegionMap> {
+        self.reign().map(|reign| &reign.dirty)
+    }
+
     /// How many regions are marked.
     pub fn marked_regions(&self) -> u64 {
         self.reign().map_or(0, |reign| reign.dirty.len())

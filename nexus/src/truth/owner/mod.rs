@@ -16,8 +16,8 @@ mod rebuild;
 use std::collections::BTreeMap;
 
 use super::assembly::{self, Plan, Refusal, Seen, Survey};
-use super::label::{Label, Missing, Session, Shape};
-use super::names::{Generation, Promise, VoterHalf};
+use super::label::{Configured, Label, Missing, Session, Shape};
+use super::names::{Generation, Policy, Promise, VoterHalf};
 use super::quorum::{Roster, TooMany, Voter, Voters};
 use super::region_map::RegionMap;
 use super::voter::Overtaken;
@@ -194,6 +194,21 @@ impl Owner {
         &self.registry.roster
     }
 
+    /// Gives a replica a place, if it has none: one that was configured later.
+    pub fn seat(&mut self, configured: &Configured) -> Result<ChildIndex, TooMany> {
+        self.registry.roster.intern(configured)
+    }
+
+    /// How votes are counted; nothing before assembly.
+    pub fn policy(&self) -> Option<Policy> {
+        self.reign().map(|reign| reign.half.policy)
+    }
+
+    /// Length of the volume, its blocks and regions; nothing before assembly.
+    pub fn shape(&self) -> Option<Shape> {
+        self.reign().map(|reign| reign.shape)
+    }
+
     /// Who has promised.
     pub fn claimed(&self) -> Voters {
         self.registry.claimed
@@ -202,6 +217,11 @@ impl Owner {
     /// True when a newer owner exists: all I/O fails from here on.
     pub fn is_overtaken(&self) -> bool {
         self.phase == Phase::Overtaken
+    }
+
+    /// A newer owner was met at a voter that was asked nothing.
+    pub fn overtaken(&mut self) {
+        self.phase = Phase::Overtaken;
     }
 
     /// True when it was closed properly, and every member says so.

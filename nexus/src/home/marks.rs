@@ -1,0 +1,273 @@
+//! Which regions are marked, and which marks go: all that were not written for a while, and the
+//! idlest where there are too many (replica-truth rules 18 and 19).
+//!
+//! A mark goes in four steps: the bit that the cores look at is taken back, so that the next write
+//! waits; every write that began before has ended on every core; the truth flushes every member;
+//! and the labels are written. A write that comes in the first two steps has the bit back at once,
+//! without label I/O: it tells that the region is in use, at no cost to writes that find their bit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use reactor::{Cx, Nanos, Wake};
+
+use super::Home;
+use crate::intent::{IntentMap, REGION_BYTES, RegionIndex};
+use crate::truth::activity::{DIRTY_BYTES_MAX_DEFAULT, dirty_regions_max};
+use crate::view::Version;
+
+/// A region that was not written for this long is cleared: long enough that a file system's steady
+/// writes keep their marks, short enough that a crash later finds little.
+pub const IDLE_BEFORE_CLEAR: Nanos = Nanos::from_secs(5);
+
+/// Of the regions that may be marked, the part that is cleared together when there is no room: one
+/// flush for many.
+const CLEARED_TOGETHER: u64 = 4;
+
+/// How a region stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    /// The labels are being written.
+    Asked,
+    /// It may be written.
+    Open,
+    /// Its bit was taken back; writes that saw it may be in flight.
+    Taken,
+    /// The truth clears it.
+    Clearing,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    stand: Stand,
+    /// When it was last seen in use.
+    used_at: Nanos,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Marks {
+    limit: u64,
+    dirty_bytes_max: u64,
+    marks: BTreeMap<RegionIndex, Mark>,
+    /// Wanted, and no room.
+    waiting: VecDeque<RegionIndex>,
+    /// The view since which the bits of a round are gone.
+    round: Option<Version>,
+    next_look: Nanos,
+    /// All marks are to go: the volume is being closed.
+    is_closing: bool,
+}
+
+impl Default for Marks {
+    fn default() -> Marks {
+        Marks {
+            limit: dirty_regions_max(DIRTY_BYTES_MAX_DEFAULT, REGION_BYTES),
+            dirty_bytes_max: DIRTY_BYTES_MAX_DEFAULT,
+            marks: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            round: None,
+            next_look: Nanos(0),
+            is_closing: false,
+        }
+    }
+}
+
+impl Marks {
+    fn set(&mut self, region: RegionIndex, stand: Stand, now: Nanos) {
+        self.marks.insert(region, Mark { stand, used_at: now });
+    }
+
+    /// The labels have it no more.
+    pub fn cleared(&mut self, region: RegionIndex) {
+        let is_clearing = |mark: &Mark| mark.stand == Stand::Clearing;
+        if self.marks.get(&region).is_some_and(is_clearing) {
+            self.marks.remove(&region);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.marks.len() as u64 >= self.limit
+    }
+
+    /// The next to go: at most `count` of those not used since `before`, the idlest first.
+    fn idlest(&self, count: usize, before: Nanos) -> Vec<RegionIndex> {
+        let idle =
+            |(_, mark): &(&RegionIndex, &Mark)| mark.stand == Stand::Open && mark.used_at <= before;
+        let mut idle: Vec<_> = self.marks.iter().filter(idle).collect();
+        idle.sort_by_key(|(_, mark)| mark.used_at);
+        idle.into_iter().take(count).map(|(region, _)| *region).collect()
+    }
+
+    pub fn wake(&self) -> Wake {
+        match self.round {
+            // Cores are few microseconds away, or tell the home core.
+            Some(_) => Wake::Now,
+            None if self.marks.is_empty() => Wake::Never,
+            None => Wake::At(self.next_look),
+        }
+    }
+}
+
+impl Home {
+    /// Bytes that may be marked dirty in all: what is made equal after a crash.
+    pub fn set_dirty_bytes_max(&mut self, bytes: u64) {
+        self.marks.dirty_bytes_max = bytes;
+        self.marks.limit = dirty_regions_max(bytes, self.truth.region_bytes());
+    }
+
+    /// Regions that are marked, or are being.
+    pub fn marked_regions(&self) -> u64 {
+        self.marks.marks.len() as u64
+    }
+
+    /// The map for the cores of a volume that was just assembled. What is marked from before is
+    /// cleared in its time.
+    pub(super) fn begin_marks(&mut self, cx: &mut Cx, blocks: u64) -> Option<Arc<IntentMap>> {
+        if !self.truth.marks_regions() {
+            return self.nexus.view().intent.clone();
+        }
+        let region_bytes = self.truth.region_bytes();
+        let dirty_bytes_max = self.marks.dirty_bytes_max;
+        let limit = dirty_regions_max(dirty_bytes_max, region_bytes);
+        let next_look = cx.now() + IDLE_BEFORE_CLEAR;
+        let is_closing = self.marks.is_closing;
+        self.marks = Marks { limit, dirty_bytes_max, next_look, is_closing, ..Marks::default() };
+        for region in self.truth.marked().iter().flat_map(|marked| marked.iter()) {
+            self.marks.set(region, Stand::Open, cx.now());
+        }
+        let block_bytes = self.nexus.block_bytes();
+        Some(Arc::new(IntentMap::with_regions(blocks, block_bytes, region_bytes)))
+    }
+
+    /// Has marked what writes wait for, and goes on with what is to be cleared.
+    pub(super) fn see_to_marks(&mut self, cx: &mut Cx) -> usize {
+        let Some(intent) = self.nexus.view().intent.clone() else { return 0 };
+        let mut wanted = Vec::new();
+        intent.take_wanted(|region| wanted.push(region));
+        let mut work = wanted.len();
+        for region in wanted {
+            self.want_mark(cx, &intent, region);
+        }
+        work += self.end_round(cx);
+        while !self.marks.is_full()
+            && let Some(region) = self.marks.waiting.pop_front()
+        {
+            self.want_mark(cx, &intent, region);
+            work += 1;
+        }
+        work + self.begin_round(cx, &intent)
+    }
+
+    fn want_mark(&mut self, cx: &mut Cx, intent: &IntentMap, region: RegionIndex) {
+        let now = cx.now();
+        match self.marks.marks.get(&region).map(|mark| mark.stand) {
+            Some(Stand::Asked) => {}
+            Some(Stand::Taken) => {
+                self.marks.set(region, Stand::Open, now);
+                intent.set_marked(region);
+                self.nexus.wake_all();
+            }
+            Some(Stand::Open | Stand::Clearing) => {
+                self.marks.set(region, Stand::Asked, now);
+                self.truth.begin_mark(cx, region);
+            }
+            None if self.marks.is_full() => {
+                if !self.marks.waiting.contains(&region) {
+                    self.marks.waiting.push_back(region);
+                }
+            }
+            None => {
+                self.marks.set(region, Stand::Asked, now);
+                self.truth.begin_mark(cx, region);
+            }
+        }
+    }
+
+    pub(super) fn set_marked(&mut self, cx: &mut Cx, region: RegionIndex) {
+        self.marks.set(region, Stand::Open, cx.now());
+        if let Some(intent) = &self.nexus.view().intent {
+            intent.set_marked(region);
+        }
+        self.nexus.wake_all();
+    }
+
+    /// Takes bits back, of regions that are idle or must make room.
+    fn begin_round(&mut self, cx: &mut Cx, intent: &IntentMap) -> usize {
+        let marks = &mut self.marks;
+        let is_time = cx.now() >= marks.next_look;
+        let is_full = !marks.waiting.is_empty();
+        if marks.round.is_some() || !(is_full || is_time || marks.is_closing) {
+            return 0;
+        }
+        let going = match () {
+            () if marks.is_closing => marks.idlest(usize::MAX, cx.now()),
+            () if is_full => {
+                let least = usize::try_from(marks.limit / CLEARED_TOGETHER).unwrap_or(usize::MAX);
+                marks.idlest(marks.waiting.len().max(least), cx.now())
+            }
+            () => {
+                let idle_since = Nanos(cx.now().0.saturating_sub(IDLE_BEFORE_CLEAR.0));
+                marks.idlest(usize::MAX, idle_since)
+            }
+        };
+        marks.next_look = cx.now() + IDLE_BEFORE_CLEAR;
+        if going.is_empty() {
+            return 0;
+        }
+        for region in &going {
+            intent.take_back(*region);
+            let mark = marks.marks.get_mut(region).expect("it was just there");
+            mark.stand = Stand::Taken;
+        }
+        // Another number for the same view: what begins under it has seen the bits gone.
+        marks.round = Some(self.nexus.publish(|_| ()));
+        going.len()
+    }
+
+    /// When no write is in flight that may have seen the bits, the truth clears what is not wanted
+    /// again.
+    fn end_round(&mut self, cx: &mut Cx) -> usize {
+        let Some(version) = self.marks.round else { return 0 };
+        if !self.nexus.all_users(|_, cell| cell.is_past(version)) {
+            return 0;
+        }
+        self.marks.round = None;
+        let mut count = 0;
+        for (region, mark) in &mut self.marks.marks {
+            if mark.stand == Stand::Taken {
+                mark.stand = Stand::Clearing;
+                self.truth.begin_clear(cx, *region);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Has all marks cleared, and is asked again until there is none.
+    pub(super) fn clear_all(&mut self) -> bool {
+        self.marks.is_closing = true;
+        self.marks.marks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_idlest_go_first_and_only_those_that_may() {
+        let mut marks = Marks { limit: 3, ..Marks::default() };
+        let seconds = Nanos::from_secs;
+        marks.set(RegionIndex(1), Stand::Open, seconds(3));
+        marks.set(RegionIndex(2), Stand::Open, seconds(1));
+        assert!(!marks.is_full());
+        marks.set(RegionIndex(3), Stand::Asked, seconds(0));
+        assert!(marks.is_full());
+        assert_eq!(marks.idlest(9, seconds(9)), [RegionIndex(2), RegionIndex(1)]);
+        assert_eq!(marks.idlest(1, seconds(9)), [RegionIndex(2)]);
+        assert_eq!(marks.idlest(9, seconds(2)), [RegionIndex(2)]);
+        marks.cleared(RegionIndex(2));
+        assert!(marks.is_full(), "it was wanted again before the answer came");
+    }
+}
