@@ -7,12 +7,13 @@ use std::path::Path;
 const ROOT: &str = "proto";
 
 /// One file a concept.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "mayastor/v1/ana.proto",
     "mayastor/v1/counters.proto",
     "mayastor/v1/device.proto",
     "mayastor/v1/error.proto",
     "mayastor/v1/namespace.proto",
+    "mayastor/v1/nexus.proto",
     "mayastor/v1/portal.proto",
     "mayastor/v1/presence.proto",
     "mayastor/v1/rule.proto",

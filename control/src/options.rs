@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use engine::command::CreateNexus;
+use engine::command::limits::CHILDREN_MAX;
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
 use engine::{OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
@@ -23,6 +25,9 @@ use crate::setup::options::SetupOptions;
 
 /// What is served when no device is named.
 pub const DEVICE_DEFAULT: &str = "malloc:///ram0?size_mb=1024";
+
+/// What the nexus of `--mirror` is called unless told.
+pub const MIRROR_DEFAULT: &str = "nexus0";
 
 /// Block storage over NVMe/TCP.
 #[derive(Debug, Parser)]
@@ -47,7 +52,7 @@ pub enum Command {
 pub struct TargetOptions {
     /// File that says what to serve, in place of the options below (docs/target.toml shows one)
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "devices", "addr", "port", "advertise", "nqn", "allow_hosts", "cores", "queue_size",
+        "devices", "mirror", "mirror_name", "addr", "port", "advertise", "nqn", "allow_hosts", "cores", "queue_size",
         "no_digest", "read_only", "poll", "no_huge", "dma_mib", "grpc_socket", "grpc_address",
     ])]
     pub config: Option<PathBuf>,
@@ -55,9 +60,15 @@ pub struct TargetOptions {
     #[arg(long, requires = "config")]
     pub check: bool,
     /// Device to serve, one namespace each: malloc:///NAME?size_mb=N, null:///NAME?size_mb=N
-    /// (also num_blocks, blk_size, uuid)
-    #[arg(value_name = "URI", default_value = DEVICE_DEFAULT)]
+    /// (also num_blocks, blk_size, uuid) [default: malloc:///ram0?size_mb=1024]
+    #[arg(value_name = "URI")]
     pub devices: Vec<String>,
+    /// Devices to keep equal and to serve as one namespace, the first: 1 to 16 URIs
+    #[arg(long, value_name = "URI", num_args = 1..=CHILDREN_MAX)]
+    pub mirror: Vec<String>,
+    /// Name of that mirror
+    #[arg(long, value_name = "NAME", default_value = MIRROR_DEFAULT, requires = "mirror")]
+    pub mirror_name: String,
     /// Address to listen on, IPv4 or IPv6; 0.0.0.0 or :: for all
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", value_parser = address)]
     pub addr: IpAddr,
@@ -147,14 +158,24 @@ impl TargetOptions {
     fn to_subsystem(&self) -> OneSubsystem {
         let made = || identity::default_nqn(&identity::machine(), self.port);
         let nqn = self.nqn.unwrap_or_else(made);
+        let devices = match (self.devices.as_slice(), self.mirror.as_slice()) {
+            ([], []) => vec![String::from(DEVICE_DEFAULT)],
+            (devices, _) => devices.to_vec(),
+        };
+        let mirror = CreateNexus {
+            nexus: self.mirror_name.clone(),
+            children: self.mirror.clone(),
+            ..CreateNexus::default()
+        };
         OneSubsystem {
+            mirror: (!self.mirror.is_empty()).then_some(mirror),
             address: self.addr,
             port: self.port,
             advertise: self.advertise,
             allow_hosts: self.allow_hosts.clone(),
             access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
             queue_entries: self.queue_size,
-            ..OneSubsystem::new(nqn, self.devices.clone())
+            ..OneSubsystem::new(nqn, devices)
         }
     }
 }
@@ -218,6 +239,21 @@ mod tests {
         assert_eq!((subsystem.queue_entries, config.dma_mib), (1024, 8));
         assert_eq!((config.digests, subsystem.access), (DigestPolicy::Never, Access::ReadOnly));
         assert_eq!((config.idle, config.pages), (IdlePolicy::Poll, PagePreference::Ordinary));
+    }
+
+    #[test]
+    fn a_mirror_is_the_first_namespace() {
+        let (_, subsystem) = config("--mirror malloc:///a?size_mb=1 malloc:///b?size_mb=1");
+        let mirror = subsystem.mirror.unwrap();
+        assert_eq!((mirror.nexus.as_str(), mirror.children.len()), (MIRROR_DEFAULT, 2));
+        assert_eq!(subsystem.devices, [""; 0]);
+        let (_, subsystem) =
+            config("null:///c?size_mb=1 --mirror null:///a?size_mb=1 --mirror-name m");
+        assert_eq!(subsystem.mirror.unwrap().nexus, "m");
+        assert_eq!(subsystem.devices, ["null:///c?size_mb=1"]);
+        assert!(parse(&format!("--mirror {}", "null:///a ".repeat(CHILDREN_MAX))).is_ok());
+        assert!(parse("--mirror").is_err());
+        assert!(parse("--mirror-name m").is_err());
     }
 
     #[test]

@@ -14,7 +14,10 @@ use reactor::dma::region::HUGE_PAGE_BYTES;
 use reactor::dma::{PagePreference, PoolConfig};
 use reactor::reactor::IdlePolicy;
 
-use crate::command::{AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, HostChoice};
+use crate::command::{
+    AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, CreateNexus, HostChoice,
+    NexusCommand,
+};
 use crate::registry;
 
 /// The port that the NVMe specification has registered for NVMe over Fabrics.
@@ -67,7 +70,9 @@ pub struct TargetConfig {
 /// A subsystem of one's own on one port: what the command line and the load generator want.
 #[derive(Clone, Debug)]
 pub struct OneSubsystem {
-    /// URIs of the devices; the first is namespace 1.
+    /// A nexus, which is namespace 1.
+    pub mirror: Option<CreateNexus>,
+    /// URIs of the devices; the first is the next namespace.
     pub devices: Vec<String>,
     /// Name of the subsystem.
     pub nqn: Nqn,
@@ -89,6 +94,7 @@ impl OneSubsystem {
     /// These devices under this name: loopback, port 4420, any host.
     pub fn new(nqn: Nqn, devices: Vec<String>) -> OneSubsystem {
         OneSubsystem {
+            mirror: None,
             devices,
             nqn,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -127,10 +133,17 @@ impl OneSubsystem {
             subsystem: subsystem.clone(),
             host: host.as_str().to_owned(),
         }));
-        for (namespace, uri) in (1..).zip(&self.devices) {
+        let mirror = self.mirror.iter().map(|mirror| {
+            let create = Command::Nexus(NexusCommand::Create(mirror.clone()));
+            (create, mirror.nexus.clone())
+        });
+        let devices = self.devices.iter().map(|uri| {
             // What is no URI is refused before its name matters.
-            let device = uri.parse().map(|uri| registry::device_name(&uri)).unwrap_or_default();
-            setup.push(Command::AddDevice(AddDevice { uri: uri.clone() }));
+            let name = uri.parse().map(|uri| registry::device_name(&uri)).unwrap_or_default();
+            (Command::AddDevice(AddDevice { uri: uri.clone() }), name)
+        });
+        for (namespace, (make, device)) in (1..).zip(mirror.chain(devices)) {
+            setup.push(make);
             setup.push(Command::AddNamespace(AddNamespace {
                 namespace: Some(namespace),
                 access: self.access,

@@ -1,7 +1,7 @@
 //! A running target: its cores, from the first to the last.
 //!
-//! [`Engine::start`] carries the configuration's commands out, which binds its ports and opens its
-//! devices, starts a reactor a core with what came of it and lets the first of them listen;
+//! [`Engine::start`] starts a reactor a core, carries the configuration's commands out, which binds
+//! its ports and opens its devices, and lets the first core listen when all of it is served;
 //! [`Engine::execute`] changes what is served; [`Engine::stop`] drains and joins the cores. Control
 //! threads only. What a core does meanwhile is `nvmf::target`.
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvmf::target::{Message, TargetCore, TargetDescription};
+use nvmf::target::{Message, TargetDescription};
 use reactor::cores::{CoreId, CoreList};
 use reactor::counters::{CoreCounters, SharedCounters};
 use reactor::dma::PageKind;
@@ -26,6 +26,7 @@ use crate::command::{Command, CommandError, DeviceInfo, PortalInfo, Reply};
 use crate::conductor::stage::{CoreSet, Stage};
 use crate::conductor::{Conductor, ConductorOptions};
 use crate::config::{ConfigError, TargetConfig};
+use crate::core::EngineCore;
 use crate::memory::{self, MemoryShortage};
 use crate::numa;
 use crate::portal::connect_line;
@@ -82,7 +83,7 @@ pub enum StopError {
     },
 }
 
-type Core = ReactorHandle<TargetCore>;
+type Core = ReactorHandle<EngineCore>;
 
 /// A running target. Dropping it stops it without grace.
 #[derive(Debug)]
@@ -107,15 +108,17 @@ impl Engine {
             cores: count,
             digests: config.digests,
         });
-        let refused = |index| move |source| EngineError::Setup { index, source };
-        for (index, command) in config.setup.iter().enumerate() {
-            conductor.execute(command).map_err(refused(index))?;
-        }
         let handles = start_cores(config, &cores, &conductor.description())?;
         let engine = Engine { conductor, cores: Arc::new(CoreSet::new(handles)) };
+        let refused = |index| move |source| EngineError::Setup { index, source };
+        let last = config.setup.len();
         let stage = Arc::clone(&engine.cores) as Arc<dyn Stage>;
-        let attached = engine.conductor.attach(stage, LISTEN_WITHIN);
-        attached.map_err(refused(config.setup.len()))?;
+        engine.conductor.attach(stage).map_err(refused(last))?;
+        for (index, command) in config.setup.iter().enumerate() {
+            engine.conductor.execute(command).map_err(refused(index))?;
+        }
+        // Only now: a host that found half of it would take the rest for gone.
+        engine.conductor.listen(LISTEN_WITHIN).map_err(refused(last))?;
         Ok(engine)
     }
 
@@ -211,8 +214,9 @@ impl Engine {
     /// A core that does not answer within a second.
     pub fn service_times(&self) -> Result<Vec<Histogram>, CallError> {
         let read = |place| {
-            self.cores
-                .call(place, SERVICE_TIMES_WITHIN, |core| core.service.service_times().clone())
+            self.cores.call(place, SERVICE_TIMES_WITHIN, |core| {
+                core.service.target.service_times().clone()
+            })
         };
         (0..self.cores.cores().len()).map(read).collect()
     }
@@ -285,7 +289,7 @@ fn start_core(
     peers: Peers<Message>,
     description: Arc<TargetDescription>,
 ) -> Result<Core, EngineError> {
-    reactor.start(move |_| Ok(TargetCore::new(description, peers)))
+    reactor.start(move |_| Ok(EngineCore::new(description, peers)))
 }
 
 impl CoreSet {

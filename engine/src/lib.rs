@@ -11,9 +11,11 @@
 pub mod command;
 pub mod conductor;
 pub mod config;
+mod core;
 pub mod discovery_config;
 pub mod engine;
 mod export;
+mod homes;
 pub mod memory;
 mod model;
 mod numa;

@@ -38,7 +38,7 @@ pub struct Nexus {
     limits: Limits,
     own: Weak<Nexus>,
     /// What was configured: names and devices as they were given.
-    pub(crate) configured: Vec<config::ChildConfig>,
+    configured: Mutex<Vec<config::ChildConfig>>,
     pub(crate) published: Published,
     pub(crate) lock: StripeLock,
     pub(crate) mailbox: Mailbox,
@@ -101,7 +101,7 @@ impl Nexus {
             block_bytes: geometry.block_bytes,
             limits,
             own: own.clone(),
-            configured: config.children,
+            configured: Mutex::new(config.children),
             published: Published::new(view),
             lock: StripeLock::new(geometry.block_bytes),
             mailbox: Mailbox::new(),
@@ -113,6 +113,17 @@ impl Nexus {
     /// Bytes of a block.
     pub(crate) fn block_bytes(&self) -> u32 {
         self.block_bytes
+    }
+
+    /// What was configured, without what has been removed.
+    pub(crate) fn configured(&self) -> Vec<config::ChildConfig> {
+        self.configured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the device of a child that was removed.
+    pub(crate) fn forget_configured(&self, name: &str) {
+        let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        configured.retain(|child| child.name != name);
     }
 
     /// The view in force.

@@ -40,6 +40,10 @@ pub(super) enum Answer {
     /// Of those of these devices that have any.
     Delays(Vec<v1::Device>),
     Counters(v1::ReadCountersResponse),
+    Nexuses(Vec<v1::Nexus>),
+    Nexus(v1::Nexus),
+    /// Of these nexuses.
+    Children(Vec<v1::Nexus>),
 }
 
 /// Why there is no answer to show. Each says what to do.

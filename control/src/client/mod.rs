@@ -5,6 +5,7 @@
 //! thread; one connection; one call.
 
 mod call;
+mod nexus;
 mod options;
 mod question;
 mod rules;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::nexus::NexusCommand;
 use super::rules::{DelayOptions, FaultOptions};
 
 /// Shows and changes what a running mayastor serves.
@@ -50,6 +51,9 @@ pub enum What {
     /// What holds blocks
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Devices that are kept equal, and serve as one
+    #[command(subcommand)]
+    Nexus(NexusCommand),
     /// What hosts connect to
     #[command(subcommand)]
     Subsystem(SubsystemCommand),
@@ -323,7 +327,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// A number of bytes, or of a power of 1024 of them.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let advice = || String::from("a size is a number of bytes, or one with K, M, G or T");
     let (digits, shift) = match text.char_indices().next_back() {
         Some((at, 'K')) => (&text[..at], 10),

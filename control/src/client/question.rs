@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use api::RESPONSE_BYTES_MAX;
 use api::v1::ana_service_client::AnaServiceClient;
 use api::v1::counter_service_client::CounterServiceClient;
 use api::v1::device_service_client::DeviceServiceClient;
@@ -10,10 +9,11 @@ use api::v1::namespace_service_client::NamespaceServiceClient;
 use api::v1::portal_service_client::PortalServiceClient;
 use api::v1::subsystem_service_client::SubsystemServiceClient;
 use api::v1::{self, ErrorDetail, ErrorKind};
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 
 use super::call::Answer;
+use super::nexus;
 use super::options::{
     AddSubsystemOptions, Ana, AnaCommand, ClientOptions, CountersCommand, DelayCommand,
     DeviceCommand, FaultCommand, HostCommand, NamespaceCommand, Policy, PortalCommand,
@@ -21,29 +21,31 @@ use super::options::{
 };
 
 /// A connection, and how long each call over it may take.
-struct Server {
-    channel: Channel,
-    timeout: Option<Duration>,
+pub(super) struct Server {
+    pub channel: Channel,
+    pub timeout: Option<Duration>,
 }
 
 /// Calls one rpc; evaluates to the response.
 macro_rules! rpc {
     ($server:expr, $client:ident.$method:ident, $request:expr) => {{
-        let mut request = Request::new($request);
+        let mut request = tonic::Request::new($request);
         if let Some(timeout) = $server.timeout {
             request.set_timeout(timeout);
         }
         let client = $client::new($server.channel.clone());
-        let mut client = client.max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let mut client = client.max_decoding_message_size(api::RESPONSE_BYTES_MAX);
         client.$method(request).await?.into_inner()
     }};
 }
+pub(super) use rpc;
 
 /// Asks what the options say.
 pub(super) async fn ask(channel: Channel, options: &ClientOptions) -> Result<Answer, Status> {
     let server = Server { channel, timeout: options.timeout };
     match &options.what {
         What::Device(command) => device(&server, command).await,
+        What::Nexus(command) => nexus::ask(&server, command).await,
         What::Subsystem(command) => subsystem(&server, command).await,
         What::Namespace(command) => namespace(&server, command).await,
         What::Host(command) => host(&server, command).await,
@@ -60,7 +62,7 @@ pub(super) async fn ask(channel: Channel, options: &ClientOptions) -> Result<Ans
 }
 
 /// The part of a response that the server always sends.
-fn sent<T>(part: Option<T>) -> Result<T, Status> {
+pub(super) fn sent<T>(part: Option<T>) -> Result<T, Status> {
     part.ok_or_else(|| Status::internal("the server left out what it did"))
 }
 

@@ -5,6 +5,7 @@ use api::v1;
 use serde_json::{Value, json};
 
 use super::call::{Answer, CallError};
+use super::nexus::{children_json, nexus_json};
 
 /// The JSON of an answer, indented, with a line end.
 pub(super) fn json_text(answer: &Answer) -> String {
@@ -43,6 +44,11 @@ fn json(answer: &Answer) -> Value {
             "cores": all(found.cores.iter().map(core).collect()),
             "namespaces": all(found.namespaces.iter().map(moved).collect()),
         }),
+        Answer::Nexuses(found) => json!({ "nexuses": all(found.iter().map(nexus_json).collect()) }),
+        Answer::Nexus(one) => json!({ "nexus": nexus_json(one) }),
+        Answer::Children(found) => {
+            json!({ "nexuses": all(found.iter().map(children_json).collect()) })
+        }
     }
 }
 
@@ -267,6 +273,8 @@ mod tests {
         };
         let namespace = v1::Namespace { ana_state: 2, access: 2, ..Default::default() };
         let subsystem = v1::Subsystem { namespaces: vec![namespace.clone()], ..Default::default() };
+        let child = v1::NexusChild { state: 7, fault: 2, ..Default::default() };
+        let nexus = v1::Nexus { children: vec![child], ..Default::default() };
         vec![
             Answer::Done,
             Answer::Devices(vec![device.clone()]),
@@ -285,6 +293,9 @@ mod tests {
                 cores: vec![v1::CoreCounters::default()],
                 namespaces: vec![v1::NamespaceCounters::default()],
             }),
+            Answer::Nexuses(vec![nexus.clone()]),
+            Answer::Nexus(nexus.clone()),
+            Answer::Children(vec![nexus]),
         ]
     }
 

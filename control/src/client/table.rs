@@ -6,6 +6,7 @@ use api::v1;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::call::Answer;
+use super::nexus;
 use super::shape::{ana, given, len_bytes, policy, presence};
 
 /// The text of an answer; empty where there is nothing to show.
@@ -25,10 +26,16 @@ pub(super) fn text(answer: &Answer) -> String {
         Answer::Faults(all) => faults(all),
         Answer::Delays(all) => delays(all),
         Answer::Counters(all) => counters(&all.cores) + "\n" + &moved(&all.namespaces),
+        Answer::Nexuses(all) => nexus::nexuses_table(all),
+        Answer::Nexus(one) => {
+            let one = std::slice::from_ref(one);
+            nexus::nexuses_table(one) + "\n" + &nexus::children_table(one)
+        }
+        Answer::Children(all) => nexus::children_table(all),
     }
 }
 
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().map(|name| name.to_ascii_uppercase()));
@@ -45,7 +52,7 @@ fn or_dash(text: &str) -> String {
 }
 
 /// A size in the largest unit that it is a whole number of, or nearly.
-fn size(block_bytes: u32, blocks: u64) -> String {
+pub(super) fn size(block_bytes: u32, blocks: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let bytes = len_bytes(block_bytes, blocks);
     match UNITS.iter().find(|(_, shift)| bytes >= 1 << shift) {

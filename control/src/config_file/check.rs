@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bdev::uri::{DeviceUri, UriError};
+use engine::command::limits::CHILDREN_MAX;
 use engine::config::PORT_DEFAULT;
 use engine::registry::{self, Registry};
 use nvmf::fabrics::nqn::DISCOVERY_NQN;
 use toml::Spanned;
 
 use super::sections::{
-    ConfigFile, ControllerIds, DeviceSection, NamespaceSection, PortalSection, SubsystemSection,
+    ConfigFile, ControllerIds, DeviceSection, NamespaceSection, NexusSection, PortalSection,
+    SubsystemSection,
 };
 
 /// Something that cannot be, and the byte of the text where it stands.
@@ -38,7 +40,10 @@ pub(super) fn check(file: &ConfigFile) -> Result<(), Mistake> {
         }
     }
     check_portals(&file.portals)?;
-    let devices = device_names(&file.devices)?;
+    let mut devices = device_names(&file.devices)?;
+    for nexus in &file.nexuses {
+        check_nexus(nexus, &mut devices)?;
+    }
     let mut names = HashSet::new();
     for subsystem in &file.subsystems {
         let nqn = &subsystem.nqn;
@@ -93,6 +98,41 @@ fn device_names(devices: &[Spanned<DeviceSection>]) -> Result<HashSet<String>, M
         names.insert(name);
     }
     Ok(names)
+}
+
+/// Adds the name of a nexus, and those of the devices that are opened for it, to the names.
+fn check_nexus(nexus: &NexusSection, devices: &mut HashSet<String>) -> Result<(), Mistake> {
+    let children = nexus.children.get_ref();
+    if !(1..=CHILDREN_MAX).contains(&children.len()) {
+        let text = format!("a nexus has 1 to {CHILDREN_MAX} children");
+        return Err(mistake(&nexus.children, text));
+    }
+    let registry = Registry::standard();
+    for place in children {
+        let text = place.get_ref();
+        let uri: DeviceUri = text
+            .parse()
+            .map_err(|error: UriError| mistake(place, crate::failure::one_line(&error)))?;
+        let name = registry::device_name(&uri);
+        if matches!(uri, DeviceUri::Bdev(_) | DeviceUri::Loopback(_)) {
+            if !devices.contains(&name) {
+                return Err(mistake(place, format!("there is no device {name} above")));
+            }
+            continue;
+        }
+        let built = registry.check_built(text, &uri);
+        built.map_err(|error| mistake(place, crate::failure::one_line(&error)))?;
+        if !devices.insert(name.clone()) {
+            let text = format!("there is a device {name} above: give this one another name");
+            return Err(mistake(place, text));
+        }
+    }
+    let name = nexus.name.get_ref();
+    if !devices.insert(name.clone()) {
+        let text = format!("there is a device {name} above: give this nexus another name");
+        return Err(mistake(&nexus.name, text));
+    }
+    Ok(())
 }
 
 fn check_subsystem(subsystem: &SubsystemSection) -> Result<(), Mistake> {

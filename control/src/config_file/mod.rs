@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 pub use check::Mistake;
 pub use place::Place;
 pub use sections::{
-    AnaState, ConfigFile, ControllerIds, DeviceSection, GrpcSection, Idle, NamespaceSection, Pages,
-    PortalSection, SubsystemSection, TargetSection,
+    AnaState, ConfigFile, ControllerIds, DeviceSection, GrpcSection, Idle, NamespaceSection,
+    NexusSection, Pages, PortalSection, SubsystemSection, TargetSection,
 };
 pub use summary::Summary;
 

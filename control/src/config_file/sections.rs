@@ -32,6 +32,9 @@ pub struct ConfigFile {
     /// What holds blocks.
     #[serde(default)]
     pub devices: Vec<Spanned<DeviceSection>>,
+    /// Devices that are kept equal, and serve as one.
+    #[serde(default)]
+    pub nexuses: Vec<NexusSection>,
     /// What hosts connect to.
     #[serde(default)]
     pub subsystems: Vec<SubsystemSection>,
@@ -105,6 +108,20 @@ pub struct PortalSection {
 pub struct DeviceSection {
     /// What to open. Its name is what the URI names, or the path.
     pub uri: Spanned<String>,
+}
+
+/// `[[nexuses]]`: a nexus, which is a device by its name.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NexusSection {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Its identity; one made of its name unless given.
+    pub uuid: Option<Text<Uuid>>,
+    /// Its length; that of its shortest child unless given.
+    pub len_bytes: Option<u64>,
+    /// What to open, 1 to 16; `bdev:///NAME` for a device of the file.
+    pub children: Spanned<Vec<Spanned<String>>>,
 }
 
 /// `[[subsystems]]`: a subsystem.

@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use engine::command::{
-    self, Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, HostChoice,
-    SetAnaState,
+    self, Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, CreateNexus,
+    HostChoice, NexusCommand, SetAnaState,
 };
 use engine::config::{DMA_MIB_DEFAULT, PORT_DEFAULT};
 use nvmf::target::DigestPolicy;
@@ -16,7 +16,9 @@ use reactor::reactor::IdlePolicy;
 
 use engine::TargetConfig;
 
-use super::sections::{AnaState, ConfigFile, Idle, Pages, PortalSection, SubsystemSection};
+use super::sections::{
+    AnaState, ConfigFile, Idle, NexusSection, Pages, PortalSection, SubsystemSection,
+};
 use crate::grpc::GrpcOptions;
 
 /// A command, and the byte of the text that it came from.
@@ -68,6 +70,9 @@ impl ConfigFile {
             let command = AddDevice { uri: uri.get_ref().clone() };
             (uri.span().start, Command::AddDevice(command))
         }));
+        setup.extend(self.nexuses.iter().map(|nexus| {
+            (nexus.name.span().start, Command::Nexus(NexusCommand::Create(nexus.to_command())))
+        }));
         for subsystem in &self.subsystems {
             subsystem.extend(&mut setup);
         }
@@ -82,6 +87,18 @@ impl PortalSection {
         AddPortal {
             address: SocketAddr::new(self.address.0.0, port).to_string(),
             advertise: advertise.map(|address| address.get_ref().0.0.to_string()),
+        }
+    }
+}
+
+impl NexusSection {
+    fn to_command(&self) -> CreateNexus {
+        let children = self.children.get_ref().iter().map(|child| child.get_ref().clone());
+        CreateNexus {
+            nexus: self.name.get_ref().clone(),
+            uuid: self.uuid.as_ref().map(|uuid| uuid.0.to_string()),
+            len_bytes: self.len_bytes,
+            children: children.collect(),
         }
     }
 }

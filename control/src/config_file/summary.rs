@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use engine::command::{Access, Command, HostChoice};
+use engine::command::{Access, Command, HostChoice, NexusCommand};
 
 use super::sections::ConfigFile;
 
@@ -38,6 +38,9 @@ fn line(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
             None => writeln!(f, "portal {}", portal.address),
         },
         Command::AddDevice(device) => writeln!(f, "device {}", device.uri),
+        Command::Nexus(NexusCommand::Create(nexus)) => {
+            writeln!(f, "nexus {} of {}", nexus.nexus, nexus.children.join(" "))
+        }
         Command::AddSubsystem(subsystem) => {
             let hosts = match subsystem.hosts {
                 HostChoice::Any => "every host",

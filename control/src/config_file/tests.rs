@@ -41,7 +41,8 @@ fn the_example_is_legal_and_shows_every_key() {
     assert_eq!(file.target.digests, Some(true));
     assert!(file.grpc.unwrap().address.is_some());
     // What a section lists when a key is not known is what the example has to show.
-    for section in ["[target]", "[grpc]", "[[portals]]", "[[devices]]", "[[subsystems]]"] {
+    let tables = ["portals", "devices", "nexuses", "subsystems"].map(|one| format!("[[{one}]]"));
+    for section in ["[target]", "[grpc]"].map(String::from).iter().chain(&tables) {
         let said = mistake(&format!("{section}\nno_such_key = 1\n"));
         for key in said.split('`').skip(3).step_by(2).filter(|key| *key != "namespaces") {
             assert!(uncommented.contains(&format!("\n{key} = ")), "{key} of {section}: {said}");
@@ -68,6 +69,15 @@ fn a_mistake_is_told_with_its_line_its_key_and_what_is_legal() {
         ("[target]\ndma_mib = -1", "2: target.dma_mib: -1 cannot be: choose 8 to 65536"),
         ("\n[grpc]\nsocket = \"x\"", "3: grpc.socket: a socket has an absolute path"),
         ("[grpc]\naddress = \"10.0.0.1\"", "2: grpc.address: invalid socket address syntax"),
+        ("[[nexuses]]\nname = \"n\"\nchildren = []", "3: nexuses.children: a nexus has 1 to 16"),
+        (
+            "[[nexuses]]\nname = \"n\"\nchildren = [\"bdev:///a\"]",
+            "3: nexuses.children: there is no device a above",
+        ),
+        (
+            "[[nexuses]]\nname = \"a\"\nchildren = [\"null:///a?size_mb=1\"]",
+            "2: nexuses.name: there is a device a above",
+        ),
         ("[[portals]]\nport = 1", "1: portals: missing field `address`"),
         ("[[portals]]\naddress = \"h\"", "2: portals.address: not an IPv4 or IPv6 address"),
         ("[[portals]]\naddress = \"::\"\nport = 65536", "3: portals.port: invalid value"),

@@ -7,7 +7,7 @@
 use api::v1;
 use engine::command::{
     Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, AnaState, Command, CommandError,
-    HostChoice, ResizeDevice, SetAnaState, SetDelay, SetFault,
+    CreateNexus, HostChoice, NexusCommand, OfChild, ResizeDevice, SetAnaState, SetDelay, SetFault,
 };
 
 use super::rule;
@@ -56,6 +56,21 @@ plain! {
     AddPortalRequest { address, advertise } => Command::AddPortal(AddPortal { address, advertise });
     RemovePortalRequest { address } => Command::RemovePortal { address };
     ReadCountersRequest {} => Command::ReadCounters;
+    ListNexusesRequest {} => Command::Nexus(NexusCommand::List);
+    CreateNexusRequest { nexus, uuid, len_bytes, children } =>
+        Command::Nexus(NexusCommand::Create(CreateNexus { nexus, uuid, len_bytes, children }));
+    DestroyNexusRequest { nexus } => Command::Nexus(NexusCommand::Destroy { nexus });
+    PauseNexusRequest { nexus } => Command::Nexus(NexusCommand::Pause { nexus });
+    ResumeNexusRequest { nexus } => Command::Nexus(NexusCommand::Resume { nexus });
+    GrowNexusRequest { nexus } => Command::Nexus(NexusCommand::Grow { nexus });
+    AddChildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::AddChild(OfChild { nexus, uri }));
+    RemoveChildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::RemoveChild(OfChild { nexus, uri }));
+    OfflineChildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::OfflineChild(OfChild { nexus, uri }));
+    FaultChildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::FaultChild(OfChild { nexus, uri }));
 }
 
 impl IntoCommand for v1::SetFaultRequest {

@@ -4,6 +4,7 @@ use api::v1::ana_service_server::{AnaService, AnaServiceServer};
 use api::v1::counter_service_server::{CounterService, CounterServiceServer};
 use api::v1::device_service_server::{DeviceService, DeviceServiceServer};
 use api::v1::namespace_service_server::{NamespaceService, NamespaceServiceServer};
+use api::v1::nexus_service_server::{NexusService, NexusServiceServer};
 use api::v1::portal_service_server::{PortalService, PortalServiceServer};
 use api::v1::subsystem_service_server::{SubsystemService, SubsystemServiceServer};
 use api::{REQUEST_BYTES_MAX, v1};
@@ -39,6 +40,21 @@ service! {
         clear_fault: ClearFaultRequest -> ClearFaultResponse;
         set_delay: SetDelayRequest -> SetDelayResponse;
         clear_delay: ClearDelayRequest -> ClearDelayResponse;
+    }
+}
+
+service! {
+    NexusService {
+        list_nexuses: ListNexusesRequest -> ListNexusesResponse;
+        create_nexus: CreateNexusRequest -> CreateNexusResponse;
+        destroy_nexus: DestroyNexusRequest -> DestroyNexusResponse;
+        pause_nexus: PauseNexusRequest -> PauseNexusResponse;
+        resume_nexus: ResumeNexusRequest -> ResumeNexusResponse;
+        grow_nexus: GrowNexusRequest -> GrowNexusResponse;
+        add_child: AddChildRequest -> AddChildResponse;
+        remove_child: RemoveChildRequest -> RemoveChildResponse;
+        offline_child: OfflineChildRequest -> OfflineChildResponse;
+        fault_child: FaultChildRequest -> FaultChildResponse;
     }
 }
 
@@ -89,6 +105,7 @@ pub(super) fn routes(desk: &Desk) -> Routes {
         };
     }
     Routes::new(bounded!(DeviceServiceServer))
+        .add_service(bounded!(NexusServiceServer))
         .add_service(bounded!(SubsystemServiceServer))
         .add_service(bounded!(NamespaceServiceServer))
         .add_service(bounded!(AnaServiceServer))

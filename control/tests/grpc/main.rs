@@ -7,4 +7,5 @@ mod changes;
 mod daemon;
 mod faces;
 mod host;
+mod nexuses;
 mod wrong_input;

@@ -53,6 +53,10 @@ pub enum Object {
     Portal,
     /// A rule of a fault or a delay.
     Rule,
+    /// A nexus.
+    Nexus,
+    /// A child of a nexus.
+    Child,
     /// A change under way.
     Command,
 }
@@ -66,6 +70,8 @@ impl fmt::Display for Object {
             Object::Host => "host",
             Object::Portal => "portal",
             Object::Rule => "rule",
+            Object::Nexus => "nexus",
+            Object::Child => "child",
             Object::Command => "command",
         })
     }
@@ -207,6 +213,15 @@ pub enum CommandError {
         #[source]
         source: Arc<std::io::Error>,
     },
+    /// See [`ErrorKind::Device`]: a child of a nexus is not fit for it.
+    #[error("child {child} cannot be used so")]
+    Child {
+        /// Which, of which nexus.
+        child: String,
+        /// Why.
+        #[source]
+        source: Arc<nexus::ConfigError>,
+    },
     /// See [`ErrorKind::Portal`].
     #[error(transparent)]
     Portal(#[from] Arc<PortalError>),
@@ -235,9 +250,11 @@ impl CommandError {
             Self::InUse { .. } => ErrorKind::InUse,
             Self::LimitReached { .. } => ErrorKind::LimitReached,
             Self::Deadline { .. } => ErrorKind::Deadline,
-            Self::Device(_) | Self::Resize { .. } | Self::Open { .. } | Self::Thread { .. } => {
-                ErrorKind::Device
-            }
+            Self::Device(_)
+            | Self::Resize { .. }
+            | Self::Open { .. }
+            | Self::Child { .. }
+            | Self::Thread { .. } => ErrorKind::Device,
             Self::Portal(_) => ErrorKind::Portal,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Stopping => ErrorKind::Stopping,

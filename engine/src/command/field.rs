@@ -19,8 +19,8 @@ use nvmf::target::subsystem::{CONTROLLER_ID_MAX, CONTROLLER_ID_MIN};
 use uuid::Uuid;
 
 use super::limits::{
-    ADDRESS_BYTES_MAX, DELAY_MAX, DEVICE_NAME_BYTES_MAX, NAMESPACES_MAX, NQN_BYTES_MAX, RULES_MAX,
-    URI_BYTES_MAX, UUID_BYTES_MAX, WITHIN_MAX,
+    ADDRESS_BYTES_MAX, CHILDREN_MAX, DELAY_MAX, DEVICE_NAME_BYTES_MAX, NAMESPACES_MAX,
+    NEXUS_NAME_BYTES_MAX, NQN_BYTES_MAX, RULES_MAX, URI_BYTES_MAX, UUID_BYTES_MAX, WITHIN_MAX,
 };
 use super::{CommandError, error::Object};
 
@@ -92,6 +92,36 @@ pub(crate) fn subsystem(given: &str) -> Result<Nqn, CommandError> {
 /// The NQN of a host.
 pub(crate) fn host(given: &str) -> Result<Nqn, CommandError> {
     nqn("host", given)
+}
+
+/// The name of a nexus, and its URI.
+pub(crate) fn nexus(given: &str) -> Result<(&str, DeviceUri), CommandError> {
+    text("nexus", given, NEXUS_NAME_BYTES_MAX, "volume0")?;
+    match format!("nexus:///{given}").parse() {
+        Ok(DeviceUri::Nexus(named)) if named.name == given => Ok((given, DeviceUri::Nexus(named))),
+        _ => {
+            let advice = String::from("give a name of letters, digits, dots and dashes");
+            Err(invalid("nexus", shown(given), advice))
+        }
+    }
+}
+
+/// The number of children of a nexus.
+pub(crate) fn child_count(given: usize) -> Result<(), CommandError> {
+    if (1..=CHILDREN_MAX).contains(&given) {
+        return Ok(());
+    }
+    Err(invalid("children", given.to_string(), format!("give 1 to {CHILDREN_MAX} URIs")))
+}
+
+/// The number of blocks of a length.
+pub(crate) fn whole_blocks(len_bytes: u64, block_bytes: u32) -> Result<u64, CommandError> {
+    let block_bytes = u64::from(block_bytes);
+    if !len_bytes.is_multiple_of(block_bytes) {
+        let advice = format!("give a multiple of the blocks of {block_bytes} bytes");
+        return Err(invalid("len_bytes", len_bytes.to_string(), advice));
+    }
+    Ok(len_bytes / block_bytes)
 }
 
 /// The identifier of a namespace.

@@ -9,6 +9,15 @@ pub const DEVICES_MAX: usize = 1024;
 /// discovery log.
 pub const SUBSYSTEMS_MAX: usize = 256;
 
+/// Most nexuses: each is a device as well, and has some of its own.
+pub const NEXUSES_MAX: usize = 256;
+
+/// Most children of a nexus.
+pub const CHILDREN_MAX: usize = nexus::child::CHILDREN_MAX;
+
+/// Longest name of a nexus, in bytes: that of a Kubernetes object.
+pub const NEXUS_NAME_BYTES_MAX: usize = 253;
+
 /// Most namespaces of a subsystem.
 pub const NAMESPACES_MAX: usize = nvmf::target::limits::NAMESPACES_LIMIT as usize;
 

@@ -10,6 +10,7 @@
 pub mod error;
 pub(crate) mod field;
 pub mod limits;
+pub mod nexus;
 pub mod reply;
 
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub use bdev::rules::{Count, Match, Rule, RuleSet};
 pub use nvmf::target::namespace::Access;
 
 pub use error::{CommandError, ErrorKind, Progress};
+pub use nexus::{
+    ChildInfo, ChildState, CreateNexus, FaultReason, NexusCommand, NexusInfo, NexusState, OfChild,
+};
 pub use reply::{
     CoreInfo, CountersInfo, DeviceInfo, HostsInfo, NamespaceCounters, NamespaceInfo, PortalInfo,
     Presence, Reply, SubsystemInfo,
@@ -131,6 +135,8 @@ pub enum Command {
     },
     /// What the cores have counted; answered by [`Reply::Counters`].
     ReadCounters,
+    /// What is asked of nexuses.
+    Nexus(NexusCommand),
 }
 
 /// Which device to open.
@@ -266,17 +272,19 @@ impl Command {
             | Command::SetAnaState(_)
             | Command::AddPortal(_)
             | Command::RemovePortal { .. } => CHANGE_WITHIN,
+            Command::Nexus(command) => command.within(),
         }
     }
 
     /// True for what only reads: answered from what is known, whatever else goes on.
     pub fn is_question(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Command::ListDevices
-                | Command::ListSubsystems
-                | Command::ListPortals
-                | Command::ReadCounters
-        )
+            | Command::ListSubsystems
+            | Command::ListPortals
+            | Command::ReadCounters => true,
+            Command::Nexus(command) => command.is_question(),
+            _ => false,
+        }
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use nvmf::target::reservation::SaveFailures;
 
-use super::{Access, AnaState, Failure, HostChoice, Lateness, RuleSet};
+use super::{Access, AnaState, Failure, HostChoice, Lateness, NexusInfo, RuleSet};
 
 /// The answer to a command that was carried out.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,10 @@ pub enum Reply {
     Portal(PortalInfo),
     /// What was counted.
     Counters(CountersInfo),
+    /// All nexuses, by name.
+    Nexuses(Vec<NexusInfo>),
+    /// The nexus, as it is now.
+    Nexus(NexusInfo),
 }
 
 /// Whether an object is there.

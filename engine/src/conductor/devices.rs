@@ -19,8 +19,9 @@ use crate::command::limits::DEVICES_MAX;
 use crate::command::{AddDevice, CommandError, Progress, Reply, ResizeDevice, field};
 use crate::export::Export;
 use crate::model::device::{DeviceEntry, DevicePhase, Outcome, Retired, Stack, StackChange};
+use crate::model::nexus::NexusEntry;
 use crate::model::subsystem::SubsystemEntry;
-use crate::model::{Generation, draw_uuid};
+use crate::model::{Generation, Model, draw_uuid};
 use crate::registry;
 
 /// What to do about a device that is going.
@@ -61,7 +62,7 @@ impl Shared {
     }
 
     /// Lists the device as one that comes, and opens it on a thread of its own.
-    fn begin_opening(
+    pub(super) fn begin_opening(
         self: &Arc<Shared>,
         state: &mut Guard<'_>,
         text: String,
@@ -83,6 +84,7 @@ impl Shared {
                 (Ok((geometry, device)), Some(entry)) => {
                     entry.geometry = geometry;
                     entry.phase = DevicePhase::Present(Stack::new(device));
+                    close_if_orphaned(&mut state, &opened);
                     Ok(())
                 }
                 // The engine has ended meanwhile.
@@ -111,21 +113,15 @@ impl Shared {
         let instance = entry.instance;
         if !matches!(entry.phase, DevicePhase::Going(..) | DevicePhase::Closing) {
             state = self.when_idle(state, name, deadline)?;
-            if let Some((nqn, id)) = state.model.user_of(name) {
-                return Err(CommandError::InUse {
+            if state.model.nexuses.contains_key(name) {
+                return Err(CommandError::Unsupported {
                     what: Object::Device,
                     name: name.to_owned(),
-                    user: format!("namespace {id} of {nqn}"),
-                    advice: "remove the namespace first",
+                    advice: "it is a nexus: destroy that",
                 });
             }
-            let since = state.generation;
-            let entry = state.model.devices.get_mut(name).ok_or_else(|| is_missing(name))?;
-            let phase = std::mem::replace(&mut entry.phase, DevicePhase::Closing);
-            let DevicePhase::Present(stack) = phase else { unreachable!("an idle device") };
-            entry.phase = DevicePhase::Going(stack, since);
-            state.model.going.devices.insert(name.to_owned());
-            self.changed.notify_all();
+            check_unused(&state, name)?;
+            self.let_go(&mut state, name);
         }
         // Another one may have taken its place by the time this thread looks.
         let look = |state: &mut State| {
@@ -142,6 +138,17 @@ impl Shared {
         };
         drop(self.wait(state, deadline, look, late)?);
         Ok(Reply::Done)
+    }
+
+    /// Has an idle device that nothing uses closed when no core has anything of it.
+    pub(super) fn let_go(&self, state: &mut Guard<'_>, name: &str) {
+        let since = state.generation;
+        let entry = state.model.devices.get_mut(name).expect("the caller has found it");
+        let phase = std::mem::replace(&mut entry.phase, DevicePhase::Closing);
+        let DevicePhase::Present(stack) = phase else { unreachable!("an idle device") };
+        entry.phase = DevicePhase::Going(stack, since);
+        state.model.going.devices.insert(name.to_owned());
+        self.changed.notify_all();
     }
 
     pub(super) fn resize_device(
@@ -303,6 +310,53 @@ impl Shared {
     }
 }
 
+/// Refuses a device that a namespace or a nexus has.
+pub(super) fn check_unused(state: &State, name: &str) -> Result<(), CommandError> {
+    if let Some((nqn, id)) = state.model.user_of(name) {
+        return Err(CommandError::InUse {
+            what: Object::Device,
+            name: name.to_owned(),
+            user: format!("namespace {id} of {nqn}"),
+            advice: "remove the namespace first",
+        });
+    }
+    check_unclaimed(state, name)
+}
+
+/// Refuses a device that a nexus has.
+pub(super) fn check_unclaimed(state: &State, name: &str) -> Result<(), CommandError> {
+    let entry = state.model.devices.get(name);
+    let Some(claim) = entry.and_then(|entry| entry.claim.as_ref()) else { return Ok(()) };
+    Err(CommandError::InUse {
+        what: Object::Device,
+        name: name.to_owned(),
+        user: format!("nexus {}", claim.nexus),
+        advice: "remove the child from it first",
+    })
+}
+
+/// Closes a device that was opened for a nexus which has gone, or lets go of it, meanwhile.
+fn close_if_orphaned(state: &mut Guard<'_>, name: &str) {
+    let since = state.generation;
+    if !is_orphaned(&state.model, name) {
+        return;
+    }
+    let Some(entry) = state.model.devices.get_mut(name) else { return };
+    let phase = std::mem::replace(&mut entry.phase, DevicePhase::Closing);
+    let DevicePhase::Present(stack) = phase else { unreachable!("it was just opened") };
+    entry.phase = DevicePhase::Going(stack, since);
+    state.model.going.devices.insert(name.to_owned());
+}
+
+/// True for a device that was opened for a nexus which does not have it any more.
+pub(super) fn is_orphaned(model: &Model, name: &str) -> bool {
+    let claim = model.devices.get(name).and_then(|entry| entry.claim.as_ref());
+    let Some(claim) = claim else { return false };
+    let is_child = |nexus: &NexusEntry| nexus.children.iter().any(|child| child.device == name);
+    let owner = model.nexuses.get(&claim.nexus).filter(|nexus| nexus.id == claim.id);
+    !owner.is_some_and(is_child)
+}
+
 /// Gives every namespace of the device another handle; the old ones are waited for.
 fn exchange(state: &mut Guard<'_>, name: &str, top: &Arc<dyn BlockDevice>) {
     let since = state.next_generation();
@@ -374,7 +428,7 @@ fn grow(name: &str, blocks: Option<u64>, device: &dyn BlockDevice) -> Result<(),
     })
 }
 
-fn spawn(device: &str, job: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
+pub(super) fn spawn(device: &str, job: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
     let spawned = thread::Builder::new().name(String::from("device")).spawn(job);
     spawned.map(|_| ()).map_err(|source| CommandError::Thread {
         purpose: format!("device {device}"),
@@ -386,7 +440,7 @@ pub(super) fn is_missing(name: &str) -> CommandError {
     CommandError::NotFound { what: Object::Device, name: name.to_owned() }
 }
 
-fn is_going(name: &str) -> CommandError {
+pub(super) fn is_going(name: &str) -> CommandError {
     CommandError::InUse {
         what: Object::Device,
         name: name.to_owned(),

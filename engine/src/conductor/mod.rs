@@ -13,8 +13,11 @@
 //! What was removed is going until no core has anything of it: see [`State::reap`]. A command that
 //! waits for that and runs out of time may be given again, and waits on.
 
+mod children;
 mod courier;
 mod devices;
+mod home_call;
+mod nexuses;
 mod portals;
 pub(crate) mod stage;
 pub(crate) mod state;
@@ -95,12 +98,17 @@ impl Shared {
             // Flushing a file may take long. Without a thread, the closure and the device in it are
             // dropped here.
             let spawned = thread::Builder::new().name(String::from(CLOSER)).spawn(move || {
+                shared.close_home(&closing);
                 drop(stack);
-                shared.lock().model.devices.remove(&closing);
+                let mut state = shared.lock();
+                state.model.devices.remove(&closing);
+                nexuses::forget(&mut state, &closing);
+                drop(state);
                 shared.changed.notify_all();
             });
             if spawned.is_err() {
                 state.model.devices.remove(&name);
+                nexuses::forget(state, &name);
             }
         }
     }
@@ -245,6 +253,7 @@ impl Conductor {
             Command::SetAnaState(asked) => shared.set_ana_state(asked, deadline),
             Command::AddPortal(asked) => shared.add_portal(asked, deadline),
             Command::RemovePortal { address } => shared.remove_portal(address, deadline),
+            Command::Nexus(command) => shared.change_nexus(command, deadline),
             Command::ListDevices
             | Command::ListSubsystems
             | Command::ListPortals
@@ -258,16 +267,12 @@ impl Conductor {
     }
 
     /// From now on these cores serve; they were started with [`Conductor::description`], and no
-    /// command came between. Those addresses that were added are listened on.
+    /// command came between. They listen on nothing until [`Conductor::listen`].
     ///
     /// # Errors
     ///
-    /// An address that the first core could not listen on, or a core that did not answer.
-    pub(crate) fn attach(
-        &self,
-        stage: Arc<dyn Stage>,
-        within: Duration,
-    ) -> Result<(), CommandError> {
+    /// The system refuses a thread.
+    pub(crate) fn attach(&self, stage: Arc<dyn Stage>) -> Result<(), CommandError> {
         let mut state = self.shared.lock();
         let generation = state.generation;
         let begun = |core| CoreState {
@@ -285,6 +290,15 @@ impl Conductor {
         for place in 0..count {
             couriers.push(courier::start(Arc::clone(&self.shared), Arc::clone(&stage), place)?);
         }
+        Ok(())
+    }
+
+    /// From now on addresses are listened on, those that were added included.
+    ///
+    /// # Errors
+    ///
+    /// An address that the first core could not listen on, or a core that did not answer.
+    pub(crate) fn listen(&self, within: Duration) -> Result<(), CommandError> {
         self.shared.listen_on_all(Deadline::after(within))
     }
 
@@ -313,6 +327,9 @@ impl Conductor {
     }
 
     fn answer(&self, command: &Command) -> Reply {
+        if let Command::Nexus(_) = command {
+            return self.shared.list_nexuses();
+        }
         let state = self.shared.lock();
         let model = &state.model;
         match command {

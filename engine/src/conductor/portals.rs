@@ -68,7 +68,7 @@ impl Shared {
     ) -> Result<(), CommandError> {
         let (socket, local) = portal::bind(address).map_err(Arc::new)?;
         let advertised = field::advertised(advertise, local.port())?;
-        let kept = if self.stage.get().is_some() {
+        let kept = if self.lock().is_listening {
             self.listen(id, local, socket, deadline)?;
             None
         } else {
@@ -80,8 +80,10 @@ impl Shared {
         entry.advertised = advertised;
         entry.socket = kept;
         entry.presence = Presence::Present;
+        let is_overtaken = entry.socket.is_some() && state.is_listening;
         self.publish(&mut state);
-        Ok(())
+        drop(state);
+        if is_overtaken { self.listen_on_all(deadline) } else { Ok(()) }
     }
 
     fn portal_served(
@@ -143,13 +145,14 @@ impl Shared {
         Ok(Reply::Done)
     }
 
-    /// Has the first core listen on what was added before it ran.
+    /// Has the first core listen on what was added before, and on what will be.
     pub(super) fn listen_on_all(
         self: &Arc<Shared>,
         deadline: Deadline,
     ) -> Result<(), CommandError> {
         let bound: Vec<(u16, SocketAddr, OwnedFd)> = {
             let mut state = self.lock();
+            state.is_listening = true;
             let all = state.model.portals.iter_mut();
             all.filter_map(|(id, one)| Some((*id, one.local, one.socket.take()?))).collect()
         };

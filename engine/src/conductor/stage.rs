@@ -9,11 +9,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use nvmf::target::{ApplyError, PortalId, TargetCore, TargetDescription};
+use nvmf::target::{ApplyError, PortalId, TargetDescription};
 use reactor::ReactorHandle;
 use reactor::cores::CoreId;
 use reactor::counters::{CoreCounters, SharedCounters};
 use reactor::inbox::CallError;
+
+use crate::core::EngineCore;
+use crate::homes::HomeWork;
 
 /// The cores of a target. Places count from 0; the first listens.
 pub(crate) trait Stage: Debug + Send + Sync {
@@ -45,6 +48,9 @@ pub(crate) trait Stage: Debug + Send + Sync {
 
     /// Has the first core listen there no more.
     fn stop_listening(&self, within: Duration, portal: PortalId) -> Result<(), CallError>;
+
+    /// Works on the nexuses that have their home on a core.
+    fn at_home(&self, place: usize, within: Duration, work: HomeWork) -> Result<(), CallError>;
 }
 
 /// How far a core is with what was removed or replaced.
@@ -60,14 +66,14 @@ pub(crate) struct Settlement {
 #[derive(Debug)]
 pub(crate) struct CoreSet {
     /// Taken for writing only to join them.
-    handles: RwLock<Vec<ReactorHandle<TargetCore>>>,
+    handles: RwLock<Vec<ReactorHandle<EngineCore>>>,
     cores: Vec<CoreId>,
     counters: Vec<SharedCounters>,
 }
 
 impl CoreSet {
     /// Cores that were just started.
-    pub fn new(handles: Vec<ReactorHandle<TargetCore>>) -> CoreSet {
+    pub fn new(handles: Vec<ReactorHandle<EngineCore>>) -> CoreSet {
         let cores = handles.iter().map(ReactorHandle::core).collect();
         let counters = handles.iter().map(ReactorHandle::shared_counters).collect();
         CoreSet { handles: RwLock::new(handles), cores, counters }
@@ -79,12 +85,12 @@ impl CoreSet {
     }
 
     /// Looks at the handles; empty once they were taken.
-    pub fn with_handles<R>(&self, look: impl FnOnce(&[ReactorHandle<TargetCore>]) -> R) -> R {
+    pub fn with_handles<R>(&self, look: impl FnOnce(&[ReactorHandle<EngineCore>]) -> R) -> R {
         look(&self.handles.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes the handles, unless a call is still under way.
-    pub fn take_handles(&self) -> Option<Vec<ReactorHandle<TargetCore>>> {
+    pub fn take_handles(&self) -> Option<Vec<ReactorHandle<EngineCore>>> {
         match self.handles.try_write() {
             Ok(mut handles) => Some(std::mem::take(&mut handles)),
             Err(_) => None,
@@ -96,7 +102,7 @@ impl CoreSet {
         &self,
         place: usize,
         within: Duration,
-        closure: impl FnOnce(&mut reactor::reactor::Core<TargetCore>) -> R + Send + 'static,
+        closure: impl FnOnce(&mut reactor::reactor::Core<EngineCore>) -> R + Send + 'static,
     ) -> Result<R, CallError> {
         self.with_handles(|handles| {
             handles.get(place).ok_or(CallError::Gone)?.call(within, closure)
@@ -119,13 +125,14 @@ impl Stage for CoreSet {
         within: Duration,
         description: Arc<TargetDescription>,
     ) -> Result<Result<(), ApplyError>, CallError> {
-        self.call(place, within, move |core| core.service.apply(&mut core.cx, description))
+        self.call(place, within, move |core| core.service.target.apply(&mut core.cx, description))
     }
 
     fn settlement(&self, place: usize, within: Duration) -> Result<Settlement, CallError> {
         self.call(place, within, |core| {
-            let failure = core.service.take_failure();
-            Settlement { is_settled: core.service.is_settled(), failure }
+            let target = &mut core.service.target;
+            let failure = target.take_failure();
+            Settlement { is_settled: target.is_settled(), failure }
         })
     }
 
@@ -135,10 +142,14 @@ impl Stage for CoreSet {
         portal: PortalId,
         socket: OwnedFd,
     ) -> Result<io::Result<()>, CallError> {
-        self.call(0, within, move |core| core.service.listen(&mut core.cx, portal, socket))
+        self.call(0, within, move |core| core.service.target.listen(&mut core.cx, portal, socket))
     }
 
     fn stop_listening(&self, within: Duration, portal: PortalId) -> Result<(), CallError> {
-        self.call(0, within, move |core| core.service.stop_listening(portal))
+        self.call(0, within, move |core| core.service.target.stop_listening(portal))
+    }
+
+    fn at_home(&self, place: usize, within: Duration, work: HomeWork) -> Result<(), CallError> {
+        self.call(place, within, move |core| (work.0)(&mut core.service.homes, &mut core.cx))
     }
 }

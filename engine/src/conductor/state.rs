@@ -69,6 +69,8 @@ pub(crate) struct State {
     /// Changes under way.
     pub in_flight: usize,
     pub is_stopping: bool,
+    /// Addresses are listened on; before that they are only bound.
+    pub is_listening: bool,
 }
 
 impl State {
@@ -77,7 +79,15 @@ impl State {
         let mut model = Model::new(digests);
         let generation = Generation(1);
         let latest = model.describe(generation);
-        State { model, latest, generation, cores: Vec::new(), in_flight: 0, is_stopping: false }
+        State {
+            model,
+            latest,
+            generation,
+            cores: Vec::new(),
+            in_flight: 0,
+            is_stopping: false,
+            is_listening: false,
+        }
     }
 
     /// Lets go of everything that is served.
@@ -198,7 +208,9 @@ impl State {
             let entry = self.model.devices.get_mut(&name).expect("what is going is there");
             let DevicePhase::Going(_, since) = &entry.phase else { continue };
             let since = *since;
-            if entry.users > 0 || !entry.retired.is_empty() || !self.is_applied(since) {
+            entry.released.retain(|handle| !handle.is_unused());
+            let is_used = entry.users > 0 || !entry.retired.is_empty();
+            if is_used || !entry.released.is_empty() || !self.is_applied(since) {
                 continue;
             }
             let entry = self.model.devices.get_mut(&name).expect("it was just there");

@@ -402,6 +402,7 @@ impl Wanted<'_> {
     ) -> Result<(), CommandError> {
         let (top, uuid) = self.identity(state, id)?;
         self.check_identity(state, uuid)?;
+        devices::check_unclaimed(state, self.device)?;
         let export = Export::new(top);
         let entry = state.model.devices.get_mut(self.device);
         entry.ok_or_else(|| devices::is_missing(self.device))?.users += 1;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Generation;
 use crate::command::{CommandError, DeviceInfo, Presence};
 use crate::export::Export;
+use crate::homes::NexusId;
 
 /// How the work of a device's own thread ended, for everyone who waits for it.
 pub(crate) type Outcome = Arc<OnceLock<Result<(), CommandError>>>;
@@ -51,6 +52,30 @@ pub(crate) struct DeviceEntry {
     /// Namespaces that have it, those that are going included.
     pub users: usize,
     pub retired: Vec<Retired>,
+    /// The nexus that has it as a child.
+    pub claim: Option<Claim>,
+    /// Handles that nexuses had of it.
+    pub released: Vec<Arc<Export>>,
+}
+
+/// A device is a child of a nexus, and of nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// Name of the nexus.
+    pub nexus: String,
+    /// Its number.
+    pub id: NexusId,
+    /// What becomes of the device when the nexus lets go of it.
+    pub afterwards: Afterwards,
+}
+
+/// What becomes of a device that is no child any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It was there before the nexus, and stays.
+    Stays,
+    /// It was opened for the nexus, and is closed.
+    Closes,
 }
 
 impl DeviceEntry {
@@ -64,6 +89,8 @@ impl DeviceEntry {
             is_busy: false,
             users: 0,
             retired: Vec::new(),
+            claim: None,
+            released: Vec::new(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What there is: devices, subsystems, portals, as plain data.
+//! What there is: devices, nexuses, subsystems, portals, as plain data.
 //!
 //! Owned by the conductor under its lock, which no core ever takes. Nothing here waits, opens or
 //! closes anything; the steps that do are [`crate::conductor`]'s. [`Model::describe`] makes the
@@ -6,6 +6,7 @@
 //! object that was removed stays, as one that is going, until no core has anything of it.
 
 pub(crate) mod device;
+pub(crate) mod nexus;
 pub(crate) mod subsystem;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,9 @@ use nvmf::target::{DigestPolicy, Portal, PortalId, SubsystemId, TargetDescriptio
 use uuid::{Builder, Uuid};
 
 use crate::command::{PortalInfo, Presence};
+use crate::homes::NexusId;
 use device::DeviceEntry;
+use nexus::NexusEntry;
 use subsystem::SubsystemEntry;
 
 /// Number of a description: each change has the next.
@@ -76,10 +79,13 @@ pub(crate) struct Model {
     /// By NQN.
     pub subsystems: BTreeMap<String, SubsystemEntry>,
     pub portals: BTreeMap<u16, PortalEntry>,
+    /// By the name of its device.
+    pub nexuses: BTreeMap<String, NexusEntry>,
     pub going: Going,
     discovery: Arc<Subsystem>,
     digests: DigestPolicy,
     next_subsystem: u32,
+    next_nexus: u64,
 }
 
 impl Model {
@@ -93,10 +99,12 @@ impl Model {
             devices: BTreeMap::new(),
             subsystems: BTreeMap::new(),
             portals: BTreeMap::new(),
+            nexuses: BTreeMap::new(),
             going: Going::default(),
             discovery: Arc::new(discovery),
             digests,
             next_subsystem: DISCOVERY_ID.0 + 1,
+            next_nexus: 1,
         }
     }
 
@@ -105,6 +113,13 @@ impl Model {
         let id = self.next_subsystem;
         self.next_subsystem = id.checked_add(1).expect("no process lives that long");
         SubsystemId(id)
+    }
+
+    /// A number that no nexus of this process ever had.
+    pub fn next_nexus_id(&mut self) -> NexusId {
+        let id = self.next_nexus;
+        self.next_nexus = id.checked_add(1).expect("no process lives that long");
+        NexusId(id)
     }
 
     /// What cores are to serve. Only subsystems that were changed are made anew.

@@ -9,6 +9,7 @@ use super::{Child, Home, Step, Stops};
 use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
 use crate::config::{self, ChildConfig, ConfigError};
 use crate::errors::ErrorStore;
+use crate::nexus::Nexus;
 use crate::truth::{ControlIo, Discard};
 
 /// A child as an operator sees it.
@@ -25,6 +26,11 @@ pub struct ChildReport {
 }
 
 impl Home {
+    /// The nexus.
+    pub fn nexus(&self) -> &Nexus {
+        &self.nexus
+    }
+
     /// The children, in the order of their places.
     pub fn children(&self) -> impl Iterator<Item = ChildReport> {
         ChildIndex::all().zip(&self.children).filter_map(|(index, child)| {
@@ -131,6 +137,7 @@ impl Home {
         self.children[child.get()] = None;
         self.ports.place(child, None);
         self.truth.place(child, None);
+        self.nexus.forget_configured(name);
         Ok(())
     }
 

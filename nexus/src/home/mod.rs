@@ -107,7 +107,8 @@ impl Home {
             let _ = nexus.home_waker.set(waker.clone());
         }
         let mut children = [const { None }; CHILDREN_MAX];
-        for (place, config) in children.iter_mut().zip(&nexus.configured) {
+        let configured = nexus.configured();
+        for (place, config) in children.iter_mut().zip(&configured) {
             let state = match config.standing {
                 Standing::Member => ChildState::Open,
                 Standing::OutOfSync => ChildState::Faulted(FaultReason::OutOfSync),
@@ -119,7 +120,7 @@ impl Home {
         let (stopped_since, view) = nexus.published.fetch();
         let mut ports = Ports::new();
         let mut truth = truth;
-        for (child, config) in ChildIndex::all().zip(&nexus.configured) {
+        for (child, config) in ChildIndex::all().zip(&configured) {
             ports.place(child, Some(config::prepare(config).device));
             truth.place(child, Some(config));
         }

@@ -50,7 +50,7 @@ impl Rig {
         let target = devices.len() - 1;
         configured.children[target].standing = Standing::OutOfSync;
         let nexus = Nexus::new(configured).unwrap();
-        let prepared = config::prepare(&nexus.configured[target]);
+        let prepared = config::prepare(&nexus.configured()[target]);
         nexus.publish(|view| {
             view.devices[target] = Some(prepared);
             view.targets = ChildSet::only(child(target));

@@ -3,6 +3,7 @@
 mod fields;
 mod late;
 mod limits;
+mod nexuses;
 mod random;
 mod stage;
 
@@ -35,7 +36,8 @@ fn conducted_with(cores: usize, registry: Registry) -> (Arc<Conductor>, Arc<Fake
     let digests = DigestPolicy::AsAsked;
     let conductor = Conductor::new(ConductorOptions { registry, cores, digests });
     let stage = FakeStage::new(cores);
-    conductor.attach(Arc::clone(&stage) as Arc<_>, SOON).unwrap();
+    conductor.attach(Arc::clone(&stage) as Arc<_>).unwrap();
+    conductor.listen(SOON).unwrap();
     (Arc::new(conductor), stage)
 }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,13 @@ use reactor::counters::CoreCounters;
 use reactor::inbox::CallError;
 
 use crate::conductor::stage::{Settlement, Stage};
+use crate::homes::{HomeWork, Homes};
+
+/// Work for the thread of the homes, and whom to tell of its end.
+type Errand = (HomeWork, Sender<()>);
+
+/// How often homes are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A namespace that a core has open.
 type Root = (SubsystemId, u32);
@@ -37,6 +45,8 @@ pub struct FakeStage {
     saturated: Mutex<BTreeSet<usize>>,
     listening: Mutex<BTreeMap<PortalId, OwnedFd>>,
     pub applied: AtomicUsize,
+    /// To the thread that has the homes of all cores, once there are any.
+    homes: OnceLock<Mutex<Sender<Errand>>>,
 }
 
 impl FakeStage {
@@ -47,6 +57,7 @@ impl FakeStage {
             saturated: Mutex::default(),
             listening: Mutex::default(),
             applied: AtomicUsize::new(0),
+            homes: OnceLock::new(),
         })
     }
 
@@ -91,6 +102,30 @@ impl FakeStage {
         }
         Ok(())
     }
+}
+
+/// Polls homes until nobody can ask for them any more.
+fn keep_homes() -> Sender<Errand> {
+    let (sender, errands) = mpsc::channel::<Errand>();
+    thread::spawn(move || {
+        let (mut cx, hand) = reactor::cx::test_context();
+        let mut homes = Homes::default();
+        loop {
+            match errands.recv_timeout(POLL_INTERVAL) {
+                Ok((work, done)) => {
+                    (work.0)(&mut homes, &mut cx);
+                    // The one who asked may have left.
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            hand.advance(reactor::Nanos::from(POLL_INTERVAL));
+            cx.advance_clock();
+            homes.poll(&mut cx);
+        }
+    });
+    sender
 }
 
 impl Stage for FakeStage {
@@ -151,5 +186,13 @@ impl Stage for FakeStage {
         self.reach(0, within)?;
         self.listening.lock().unwrap().remove(&portal);
         Ok(())
+    }
+
+    fn at_home(&self, place: usize, within: Duration, work: HomeWork) -> Result<(), CallError> {
+        self.reach(place, within)?;
+        let homes = self.homes.get_or_init(|| Mutex::new(keep_homes()));
+        let (done, ended) = mpsc::channel();
+        homes.lock().unwrap().send((work, done)).unwrap();
+        ended.recv().map_err(|_| CallError::Gone)
     }
 }

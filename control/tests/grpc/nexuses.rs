@@ -1,0 +1,107 @@
+//! Nexuses of a running daemon: served, listed, changed under load.
+
+use serde_json::Value;
+
+use super::daemon::{Daemon, NQN};
+use super::host::Host;
+
+/// What the daemon serves: a nexus of three RAM disks.
+const CONFIG: &str = r#"
+[[portals]]
+address = "127.0.0.1"
+port = 0
+[[nexuses]]
+name = "n"
+children = ["malloc:///a?size_mb=8", "malloc:///b?size_mb=8", "malloc:///c?size_mb=8"]
+[[subsystems]]
+nqn = "nqn.2019-05.io.openebs:grpc"
+[[subsystems.namespaces]]
+device = "n"
+"#;
+
+const C: &str = "malloc:///c?size_mb=8";
+
+/// The states of the children of the only nexus.
+fn states(daemon: &Daemon) -> Vec<String> {
+    let listed = daemon.ask(&["nexus", "list"]);
+    let children = listed["nexuses"][0]["children"].as_array().unwrap();
+    children.iter().map(|child| child["state"].as_str().unwrap().to_owned()).collect()
+}
+
+fn state(answer: &Value) -> &str {
+    answer["nexus"]["state"].as_str().unwrap()
+}
+
+#[test]
+fn a_host_reads_what_it_wrote_while_a_child_leaves_and_comes_back() {
+    let (daemon, _) = Daemon::start(CONFIG, "");
+    assert_eq!(states(&daemon), ["open", "open", "open"]);
+    let mut host = Host::connect(daemon.portal(), NQN, 1);
+    host.write_and_check(0..200);
+    let answer = daemon.ask(&["nexus", "offline", "n", C]);
+    assert_eq!(state(&answer), "degraded");
+    host.write_and_check(100..300);
+    daemon.ask(&["nexus", "remove", "n", C]);
+    host.write_and_check(200..400);
+    let answer = daemon.ask(&["nexus", "add", "n", "malloc:///d?size_mb=8"]);
+    assert_eq!(answer["nexus"]["children"][2]["fault"], "out_of_sync");
+    host.write_and_check(0..400);
+    let answer = daemon.ask(&["nexus", "fault", "n", "malloc:///a?size_mb=8"]);
+    assert_eq!(answer["nexus"]["children"][0]["fault"], "rpc");
+    host.check(0..400);
+    let (kind, message) = daemon.refused(&["nexus", "fault", "n", "malloc:///b?size_mb=8"]);
+    assert_eq!(kind, "in_use", "{message}");
+}
+
+#[test]
+fn a_paused_nexus_lets_io_wait_and_fails_none() {
+    let (daemon, _) = Daemon::start(CONFIG, "");
+    let mut host = Host::connect(daemon.portal(), NQN, 1);
+    host.write_and_check(0..8);
+    assert_eq!(daemon.ask(&["nexus", "pause", "n"])["nexus"]["paused"], true);
+    host.send_read();
+    assert_eq!(daemon.ask(&["nexus", "list"])["nexuses"][0]["paused"], true);
+    assert!(host.is_waiting());
+    assert_eq!(daemon.ask(&["nexus", "resume", "n"])["nexus"]["paused"], false);
+    assert!(host.wait().is_success());
+}
+
+#[test]
+fn a_nexus_is_made_shown_and_destroyed() {
+    let (daemon, _) = Daemon::start(CONFIG, "");
+    let words = ["nexus", "create", "m", "null:///x?size_mb=1", "null:///y?size_mb=2"];
+    let made = daemon.ask(&words);
+    assert_eq!((state(&made), &made["nexus"]["len_bytes"]), ("online", &Value::from(1 << 20)));
+    assert_eq!(daemon.ask(&words), made, "the same again");
+    let shown = daemon.ask(&["nexus", "children", "m"]);
+    assert_eq!(shown["nexuses"][0]["children"][1]["device"], "y");
+    assert_eq!(daemon.refused(&["device", "remove", "x"]).0, "in_use");
+    assert_eq!(daemon.refused(&["device", "remove", "m"]).0, "not_supported");
+    daemon.ask(&["nexus", "destroy", "m"]);
+    assert_eq!(daemon.refused(&["nexus", "children", "m"]).0, "not_found");
+    assert_eq!(daemon.refused(&["nexus", "destroy", "n"]).0, "in_use");
+    let listed = daemon.ask(&["device", "list"]);
+    assert_eq!(listed["devices"].as_array().unwrap().len(), 4, "{listed}");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let (daemon, _) = Daemon::start(CONFIG, "");
+    let long = "x".repeat(60_000);
+    let cases: [(&[&str], &str); 9] = [
+        (&["nexus", "create", "", "null:///x?size_mb=1"], "invalid"),
+        (&["nexus", "create", &long, "null:///x?size_mb=1"], "invalid"),
+        (&["nexus", "create", "m", ""], "invalid"),
+        (&["nexus", "create", "m", "malloc:///a?size_mb=8"], "in_use"),
+        (&["nexus", "create", "m", "null:///x?size_mb=1", "--size", "1000"], "invalid"),
+        (&["nexus", "create", "m", "null:///x?size_mb=1", "--uuid", "x"], "invalid"),
+        (&["nexus", "pause", "none"], "not_found"),
+        (&["nexus", "remove", "n", "null:///none?size_mb=1"], "not_found"),
+        (&["nexus", "add", "n", "malloc:///d?size_mb=1"], "invalid"),
+    ];
+    for (words, kind) in cases {
+        let (found, message) = daemon.refused(words);
+        assert_eq!(found, kind, "{}: {message}", &words.join(" ")[..20]);
+    }
+    assert_eq!(states(&daemon), ["open", "open", "open"]);
+}

@@ -1,0 +1,154 @@
+//! What can be asked of nexuses, and what they are shown as.
+//!
+//! A nexus is a device by its name as well: namespaces are made of it, and it is listed among the
+//! devices. Its children are devices too, opened with it and closed when it lets go of them; one
+//! that was there before is named `bdev:///NAME` and stays. Children are named by their URIs.
+
+use std::time::Duration;
+
+pub use nexus::{ChildState, FaultReason};
+use reactor::cores::CoreId;
+use uuid::Uuid;
+
+use super::{CHANGE_WITHIN, DEVICE_WITHIN, LIST_WITHIN, Presence, REMOVE_WITHIN};
+
+/// A change to a nexus, or a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NexusCommand {
+    /// Which nexuses there are; answered by [`super::Reply::Nexuses`].
+    List,
+    /// Makes a nexus of children that hold the same, or nothing; answered by
+    /// [`super::Reply::Nexus`].
+    Create(CreateNexus),
+    /// Ends a nexus that no namespace uses, and closes its children; answered by
+    /// [`super::Reply::Done`].
+    Destroy {
+        /// Its name.
+        nexus: String,
+    },
+    /// Admits no more I/O: it waits. Answered by [`super::Reply::Nexus`] when nothing is in flight.
+    Pause {
+        /// Its name.
+        nexus: String,
+    },
+    /// Ends that; answered by [`super::Reply::Nexus`].
+    Resume {
+        /// Its name.
+        nexus: String,
+    },
+    /// Makes it as long as its shortest child; answered by [`super::Reply::Nexus`].
+    Grow {
+        /// Its name.
+        nexus: String,
+    },
+    /// Adds a child, out of sync; answered by [`super::Reply::Nexus`].
+    AddChild(OfChild),
+    /// Takes a child away and closes it; answered by [`super::Reply::Nexus`].
+    RemoveChild(OfChild),
+    /// Stops using a child until it is taken online; answered by [`super::Reply::Nexus`].
+    OfflineChild(OfChild),
+    /// Says that a child is not to be trusted; answered by [`super::Reply::Nexus`].
+    FaultChild(OfChild),
+}
+
+/// What a nexus is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreateNexus {
+    /// Its name, which is that of its device.
+    pub nexus: String,
+    /// Its identity; none makes one of its name.
+    pub uuid: Option<String>,
+    /// Length in bytes; none takes that of the shortest child.
+    pub len_bytes: Option<u64>,
+    /// URIs of its children, 1 to 16.
+    pub children: Vec<String>,
+}
+
+/// A child of a nexus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfChild {
+    /// Name of the nexus.
+    pub nexus: String,
+    /// URI of the child.
+    pub uri: String,
+}
+
+impl NexusCommand {
+    /// How long the command may take, unless its sender says otherwise.
+    pub fn within(&self) -> Duration {
+        match self {
+            NexusCommand::List => LIST_WITHIN,
+            NexusCommand::Create(_) | NexusCommand::AddChild(_) => DEVICE_WITHIN,
+            NexusCommand::Destroy { .. }
+            | NexusCommand::Pause { .. }
+            | NexusCommand::RemoveChild(_)
+            | NexusCommand::OfflineChild(_)
+            | NexusCommand::FaultChild(_) => REMOVE_WITHIN,
+            NexusCommand::Resume { .. } | NexusCommand::Grow { .. } => CHANGE_WITHIN,
+        }
+    }
+
+    /// True for what only reads.
+    pub fn is_question(&self) -> bool {
+        matches!(self, NexusCommand::List)
+    }
+}
+
+/// How a nexus is, all in all (CONTRACT 1.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NexusState {
+    /// Its home core has not told yet.
+    Unknown,
+    /// Every child is in sync.
+    Online,
+    /// It serves, with fewer copies than it has children.
+    Degraded,
+    /// It does not serve.
+    Faulted,
+}
+
+/// A nexus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NexusInfo {
+    /// Its name, which is that of its device.
+    pub name: String,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// How it is, all in all.
+    pub state: NexusState,
+    /// Whether an operator has it admit no I/O.
+    pub is_paused: bool,
+    /// Bytes of a block; zero while it is coming.
+    pub block_bytes: u32,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// The core that decides about its children; none before there are cores.
+    pub home: Option<CoreId>,
+    /// Its children, in the order in which they were added.
+    pub children: Vec<ChildInfo>,
+}
+
+/// A child of a nexus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildInfo {
+    /// Its URI, in its first spelling.
+    pub uri: String,
+    /// Name of its device.
+    pub device: String,
+    /// How it is.
+    pub state: ChildState,
+    /// I/Os that failed there and succeeded then, or elsewhere.
+    pub errors: u64,
+}
+
+impl ChildInfo {
+    /// Why it is out, if it is.
+    pub fn fault(&self) -> Option<FaultReason> {
+        match self.state {
+            ChildState::Faulted(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}

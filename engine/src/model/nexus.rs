@@ -1,0 +1,102 @@
+//! A nexus of the model: what was asked for, how far it is, its children, and what its home core
+//! has last told of it.
+
+use std::sync::Arc;
+
+use bdev::BlockDevice;
+use nexus::home::ChildReport;
+use nexus::view::Mode;
+use nexus::{ChildState, Nexus};
+use reactor::cores::CoreId;
+use uuid::Uuid;
+
+use super::device::{DeviceEntry, DevicePhase};
+use crate::command::{ChildInfo, CreateNexus, NexusInfo, NexusState, Presence};
+use crate::export::Export;
+use crate::homes::NexusId;
+
+/// A child of a nexus of the model.
+#[derive(Debug)]
+pub(crate) struct ChildEntry {
+    /// Its URI in its first spelling, by which the home core knows it.
+    pub uri: String,
+    /// Name of its device.
+    pub device: String,
+    /// What the nexus has of the device; nothing while it is being opened.
+    pub handle: Option<Arc<Export>>,
+}
+
+/// A nexus of the model; its device's entry says whether it is there.
+#[derive(Debug)]
+pub(crate) struct NexusEntry {
+    pub id: NexusId,
+    pub uuid: Uuid,
+    /// As it was asked for.
+    pub asked: CreateNexus,
+    /// The place of its home core.
+    pub place: usize,
+    /// Nothing while its children are being opened.
+    pub nexus: Option<Arc<Nexus>>,
+    pub children: Vec<ChildEntry>,
+    /// What its home core has last told.
+    pub known: Option<NexusReport>,
+}
+
+/// What the home core of a nexus tells of it.
+#[derive(Clone, Debug)]
+pub(crate) struct NexusReport {
+    pub children: Vec<ChildReport>,
+    pub mode: Mode,
+    pub is_paused: bool,
+}
+
+impl NexusEntry {
+    /// The child of a URI in its first spelling.
+    pub fn child(&self, uri: &str) -> Option<&ChildEntry> {
+        self.children.iter().find(|child| child.uri == uri)
+    }
+
+    /// What a listing shows; `device` is the nexus's own.
+    pub fn info(&self, device: &DeviceEntry, cores: impl Fn(usize) -> Option<CoreId>) -> NexusInfo {
+        let geometry = self.nexus.as_ref().map(|nexus| nexus.geometry());
+        let children: Vec<ChildInfo> =
+            self.children.iter().map(|child| self.child_info(child)).collect();
+        NexusInfo {
+            name: self.asked.nexus.clone(),
+            presence: match device.phase {
+                DevicePhase::Opening(_) => Presence::Coming,
+                DevicePhase::Present(_) => Presence::Present,
+                DevicePhase::Going(..) | DevicePhase::Closing => Presence::Going,
+            },
+            uuid: self.uuid,
+            state: self.state(&children),
+            is_paused: self.known.as_ref().is_some_and(|known| known.is_paused),
+            block_bytes: geometry.map_or(0, |geometry| geometry.block_bytes),
+            blocks: geometry.map_or(0, |geometry| geometry.blocks),
+            home: cores(self.place),
+            children,
+        }
+    }
+
+    fn child_info(&self, child: &ChildEntry) -> ChildInfo {
+        let reports = self.known.iter().flat_map(|known| &known.children);
+        let report = reports.into_iter().find(|report| report.name == child.uri);
+        ChildInfo {
+            uri: child.uri.clone(),
+            device: child.device.clone(),
+            state: report.map_or(ChildState::Init, |report| report.state),
+            errors: report.map_or(0, |report| report.errors as u64),
+        }
+    }
+
+    fn state(&self, children: &[ChildInfo]) -> NexusState {
+        let Some(known) = &self.known else { return NexusState::Unknown };
+        let in_sync = children.iter().filter(|child| child.state == ChildState::Open).count();
+        match known.mode {
+            Mode::Ended => NexusState::Faulted,
+            _ if in_sync == 0 => NexusState::Faulted,
+            _ if in_sync == children.len() => NexusState::Online,
+            _ => NexusState::Degraded,
+        }
+    }
+}
