@@ -88,6 +88,15 @@ impl Word {
         (self.owner != name && self.next == 0).then_some((Word { next: name, ..self }, false))
     }
 
+    /// After `name` has given up its turn, had or to come; nothing when it has none.
+    fn withdrawn_by(self, name: usize) -> Option<Word> {
+        let has_turn = self.owner == name && self.count == 0;
+        if has_turn {
+            return Some(Word { owner: self.next, next: 0, count: 0 });
+        }
+        (self.next == name).then_some(Word { next: 0, ..self })
+    }
+
     /// After one I/O of the owner has left.
     fn released(self) -> Word {
         match self.count {
@@ -135,6 +144,26 @@ impl StripeLock {
             if let Some(next) = self.release_word(index) {
                 turn(next);
             }
+        }
+    }
+
+    /// Gives back the first `taken` words of a range, and the turn at the next word, for which
+    /// [`StripeLock::take`] tried in vain: the I/O has ended before it had them all. Others of the
+    /// member's I/Os that wait for that word have to try again. `turn` is as in
+    /// [`StripeLock::release`].
+    #[cold]
+    pub fn withdraw(
+        &self,
+        member: LockMember,
+        start: u64,
+        blocks: u32,
+        taken: u32,
+        mut turn: impl FnMut(LockMember),
+    ) {
+        self.release(start, blocks, taken, &mut turn);
+        let tried = self.words_of(start, blocks).nth(taken as usize);
+        if let Some(next) = tried.and_then(|index| self.withdraw_word(member, index)) {
+            turn(next);
         }
     }
 
@@ -198,6 +227,27 @@ impl StripeLock {
         loop {
             let new = Word::unpack(current).released();
             // Release, partner: the acquires in `try_word` and `is_written_by_others`.
+            match word.compare_exchange_weak(
+                current,
+                new.pack(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) if new.count == 0 => return LockMember::from_name(new.owner),
+                Ok(_) => return None,
+                Err(seen) => current = seen,
+            }
+        }
+    }
+
+    fn withdraw_word(&self, member: LockMember, index: usize) -> Option<LockMember> {
+        let word = &self.words[index];
+        // Relaxed: only a guess for the exchange, which decides.
+        let mut current = word.load(Ordering::Relaxed);
+        loop {
+            let new = Word::unpack(current).withdrawn_by(member.name())?;
+            // Release, partner: the acquire in `try_word`. This member has written nothing here;
+            // what the one before it wrote goes along with the exchange.
             match word.compare_exchange_weak(
                 current,
                 new.pack(),
@@ -289,6 +339,32 @@ mod tests {
         assert!(lock.take(one, 0, blocks, &mut taken));
         assert_eq!(taken, 3);
         assert_eq!(release(&lock, 0, blocks, taken), []);
+        assert!(lock.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn a_turn_given_up_goes_to_the_next_one_whether_it_had_come_or_not() {
+        let lock = StripeLock::new(512);
+        let [one, two, three] = members();
+        let withdraw = |member, taken| {
+            let mut turns = Vec::new();
+            lock.withdraw(member, 0, 2 * STRIPE_BLOCKS, taken, |member| turns.push(member));
+            turns
+        };
+        let second = u64::from(STRIPE_BLOCKS);
+        assert!(take(&lock, one, second, 1));
+        let mut taken = 0;
+        assert!(!lock.take(two, 0, 2 * STRIPE_BLOCKS, &mut taken));
+        assert!(!take(&lock, three, 0, 1), "the second one has the first stripe");
+        assert_eq!(withdraw(two, taken), [three]);
+        assert_eq!(release(&lock, second, 1, 1), [], "nobody waits for the second stripe");
+        assert!(take(&lock, three, 0, 1));
+        assert!(!take(&lock, two, 0, 1));
+        assert_eq!(release(&lock, 0, 1, 1), [two]);
+        assert!(!take(&lock, one, 0, 1));
+        assert_eq!(withdraw(two, 0), [one], "its turn had come");
+        assert!(take(&lock, one, 0, 1));
+        assert_eq!(release(&lock, 0, 1, 1), []);
         assert!(lock.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 

@@ -6,11 +6,13 @@
 //! * unmap becomes write zeroes where there is no unmap, or where unmapped blocks may read as
 //!   something else: replicas must never differ (ARCHITECTURE 3);
 //! * compare becomes a read and a look;
-//! * compare-and-write becomes read, look and write, while other changes of the blocks wait. That
-//!   holds for one queue pair only, so a device that is to be open on several cores has none.
+//! * compare-and-write becomes read, look and write, while other changes of the blocks wait: those
+//!   of the same queue pair by [`ranges`], those of other cores by [`cores`]. A device on which
+//!   nobody compares and writes pays a fence for the first change in flight and nothing else.
 //!
-//! [`ranges`] says who waits for whom, [`queue_pair`] does the steps.
+//! [`queue_pair`] does the steps.
 
+mod cores;
 mod queue_pair;
 mod ranges;
 #[cfg(test)]
@@ -26,14 +28,15 @@ use crate::device::{BlockDevice, Limits, OpenError, OperationSet};
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
 use crate::wrapper::Wrapper;
+use cores::{Cores, Member};
 use queue_pair::EmulateQueuePair;
 
 /// On how many cores a device is to be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// On one at a time: a compare-and-write can be emulated.
+    /// On one at a time: an emulated compare-and-write needs not look at other cores.
     OneCore,
-    /// On any number: it cannot, and is refused as an invalid opcode.
+    /// On any number.
     ManyCores,
 }
 
@@ -44,16 +47,36 @@ pub struct Emulate {
     sharing: Sharing,
     /// With [`Sharing::OneCore`]: the one queue pair is open.
     open: Arc<AtomicBool>,
+    /// With [`Sharing::ManyCores`]: who has it open.
+    cores: Arc<Cores>,
 }
 
 impl Emulate {
     /// Wraps a device.
     pub fn new(inner: Arc<dyn BlockDevice>, sharing: Sharing) -> Emulate {
-        Emulate { inner, sharing, open: Arc::default() }
+        let cores = Arc::new(Cores::new(inner.geometry().block_bytes));
+        Emulate { inner, sharing, open: Arc::default(), cores }
     }
 
-    fn needs_one_core(&self) -> bool {
-        swaps_here(&self.inner.limits(), self.sharing)
+    /// What keeps changes out of a compare-and-write of a queue pair that is to be opened.
+    fn guard(&self) -> Result<Guard, OpenError> {
+        let refused = |reason| OpenError::System {
+            device: self.name().to_owned(),
+            source: std::io::Error::new(std::io::ErrorKind::ResourceBusy, reason),
+        };
+        if self.inner.limits().operations.contains(Operation::CompareAndWrite) {
+            return Ok(Guard::Native);
+        }
+        match self.sharing {
+            Sharing::OneCore => Claim::take(&self.open)
+                .map(Guard::OneCore)
+                .ok_or_else(|| refused("it is open on another core, and is for one core only")),
+            Sharing::ManyCores => self
+                .cores
+                .join()
+                .map(Guard::ManyCores)
+                .ok_or_else(|| refused("it is open on as many cores as it can be")),
+        }
     }
 }
 
@@ -62,18 +85,10 @@ pub fn is_needed(limits: &Limits) -> bool {
     limits.operations != OperationSet::ALL || !limits.unmap_zeroes
 }
 
-fn swaps_here(inner: &Limits, sharing: Sharing) -> bool {
-    !inner.operations.contains(Operation::CompareAndWrite) && sharing == Sharing::OneCore
-}
-
 /// What an emulated device of these inner limits says of itself.
-fn outer_limits(inner: Limits, block_bytes: u32, sharing: Sharing) -> Limits {
+fn outer_limits(inner: Limits, block_bytes: u32) -> Limits {
     let native_swap = inner.operations.contains(Operation::CompareAndWrite);
-    let swaps = native_swap || sharing == Sharing::OneCore;
-    let operations = match swaps {
-        true => OperationSet::ALL,
-        false => OperationSet::ALL.without(Operation::CompareAndWrite),
-    };
+    let operations = OperationSet::ALL;
     let mut limits = Limits { operations, unmap_zeroes: true, ..inner };
     if !native_swap {
         // The write must go down as one I/O of one segment, out of one buffer.
@@ -96,25 +111,27 @@ impl Wrapper for Emulate {
     }
 
     fn outer_limits(&self) -> Limits {
-        outer_limits(self.inner.limits(), self.geometry().block_bytes, self.sharing)
+        outer_limits(self.inner.limits(), self.geometry().block_bytes)
     }
 
     fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
-        let claim = match self.needs_one_core() {
-            true => Some(Claim::take(&self.open).ok_or_else(|| OpenError::System {
-                device: self.name().to_owned(),
-                source: std::io::Error::new(
-                    std::io::ErrorKind::ResourceBusy,
-                    "it is open on another core, and its compare-and-write is for one core only",
-                ),
-            })?),
-            false => None,
-        };
+        let guard = self.guard()?;
         let depth = depth.max(1);
         let inner = self.inner.open_queue_pair(cx, depth)?;
         let limits = (self.inner.limits(), self.limits());
-        Ok(Box::new(EmulateQueuePair::new(inner, self.geometry(), limits, depth, claim)))
+        Ok(Box::new(EmulateQueuePair::new(inner, self.geometry(), limits, depth, guard)))
     }
+}
+
+/// What keeps changes out of an emulated compare-and-write.
+#[derive(Debug)]
+enum Guard {
+    /// It is not emulated.
+    Native,
+    /// There is no other queue pair.
+    OneCore(#[expect(dead_code, reason = "held until it is dropped")] Claim),
+    /// The stripes, between cores.
+    ManyCores(Member),
 }
 
 /// The right to be the only queue pair. Given up when dropped.

@@ -11,7 +11,8 @@ use reactor::dma::pool::LARGEST_BUFFER_BYTES;
 use reactor::slab::{Slab, SlotId};
 use reactor::{Cx, Wake};
 
-use super::Claim;
+use super::Guard;
+use super::cores::Hold;
 use super::ranges::conflict;
 use crate::below::Below;
 use crate::device::{Geometry, Limits};
@@ -61,7 +62,16 @@ struct Emulated {
     step: Step,
     done_blocks: u32,
     buffer: Option<DmaBuffer>,
+    /// What it has of the range's stripes.
+    hold: Hold,
     aborted: bool,
+}
+
+impl Emulated {
+    /// True when the plan needs a buffer.
+    fn needs_buffer(&self) -> bool {
+        !matches!(self.plan, Plan::Native | Plan::AsWriteZeroes)
+    }
 }
 
 #[derive(Debug)]
@@ -74,8 +84,9 @@ pub(super) struct EmulateQueuePair {
     slots: Slab<Emulated>,
     /// Those in line, in order of their submission; before them those between two steps.
     line: VecDeque<SlotId>,
-    /// There where compare-and-write is emulated: changes are to be looked at for conflicts.
-    claim: Option<Claim>,
+    guard: Guard,
+    /// Emulated compare-and-writes among the slots.
+    swaps: u32,
 }
 
 impl EmulateQueuePair {
@@ -84,7 +95,7 @@ impl EmulateQueuePair {
         geometry: Geometry,
         (inner, outer): (Limits, Limits),
         depth: u32,
-        claim: Option<Claim>,
+        guard: Guard,
     ) -> EmulateQueuePair {
         EmulateQueuePair {
             below: Below::new(inner_queue_pair, depth),
@@ -94,7 +105,8 @@ impl EmulateQueuePair {
             depth,
             slots: Slab::with_capacity(depth),
             line: VecDeque::with_capacity(depth as usize),
-            claim,
+            guard,
+            swaps: 0,
         }
     }
 
@@ -118,7 +130,8 @@ impl EmulateQueuePair {
         let mut passed = 0;
         while passed < self.line.len() && self.below.queue_pair.credits() > 0 {
             let id = self.line[passed];
-            if self.must_wait(id, passed) || !self.equip(cx, id) {
+            // Its buffer first, so that who waits for one has no stripe that others wait for.
+            if !self.equip(cx, id) || self.must_wait(id, passed) || !self.enter(id) {
                 passed += 1;
                 continue;
             }
@@ -130,27 +143,39 @@ impl EmulateQueuePair {
     }
 
     /// True when something in flight, or in line at one of the first `before` places, is in the
-    /// way. Only where compare-and-write is emulated is there anything to look for, and an I/O that
-    /// has begun has its range already.
+    /// way. Only with a compare-and-write about is there anything to look for, and an I/O that has
+    /// begun has its range already. One in line without its buffer is not in the way: the buffer
+    /// may be that of the I/O that would wait for it.
     fn must_wait(&self, id: SlotId, before: usize) -> bool {
-        if self.claim.is_none() {
+        if self.swaps == 0 {
             return false;
         }
         let Emulated { io, step, .. } = *self.slot(id);
         step == Step::InLine
             && io.operation.changes_blocks()
             && self.slots.iter().any(|(other_id, other)| {
-                let earlier = other.step != Step::InLine
-                    || self.line.iter().take(before).any(|passed| *passed == other_id);
+                let is_equipped = other.buffer.is_some() || !other.needs_buffer();
+                let passed = || self.line.iter().take(before).any(|passed| *passed == other_id);
+                let earlier = other.step != Step::InLine || (is_equipped && passed());
                 other_id != id && earlier && conflict(&io, &other.io)
             })
+    }
+
+    /// Takes the stripes that the I/O needs; false when another core has one of them.
+    #[inline]
+    fn enter(&mut self, id: SlotId) -> bool {
+        let Guard::ManyCores(member) = &mut self.guard else {
+            return true;
+        };
+        let slot = self.slots.get_mut(id).expect("an I/O in line has not ended");
+        slot.step != Step::InLine || member.begin(&slot.io, &mut slot.hold)
     }
 
     /// Takes the buffer that the plan needs; false when there is none now.
     fn equip(&mut self, cx: &mut Cx, id: SlotId) -> bool {
         let block_bytes = self.geometry.block_bytes;
         let slot = self.slots.get_mut(id).expect("an I/O in line has not ended");
-        if slot.buffer.is_some() || matches!(slot.plan, Plan::Native | Plan::AsWriteZeroes) {
+        if slot.buffer.is_some() || !slot.needs_buffer() {
             return true;
         }
         let longest = LARGEST_BUFFER_BYTES.min(slot.io.blocks.saturating_mul(block_bytes));
@@ -267,6 +292,13 @@ impl EmulateQueuePair {
 
     fn end(&mut self, cx: &mut Cx, id: SlotId, completion: Completion) {
         let slot = self.slots.remove(id).expect("an I/O ends once");
+        self.swaps -= u32::from(slot.plan == Plan::Swap);
+        if let Guard::ManyCores(member) = &mut self.guard {
+            match slot.step {
+                Step::InLine => member.withdraw(&slot.io, slot.hold),
+                _ => member.end(&slot.io, slot.hold),
+            }
+        }
         if let Some(buffer) = slot.buffer {
             cx.dma.give(buffer);
         }
@@ -313,8 +345,9 @@ impl QueuePair for EmulateQueuePair {
             return Ok(());
         }
         let plan = self.plan(io.operation);
-        let slot =
-            Emulated { io, plan, step: Step::InLine, done_blocks: 0, buffer: None, aborted: false };
+        self.swaps += u32::from(plan == Plan::Swap);
+        let (step, hold) = (Step::InLine, Hold::Nothing);
+        let slot = Emulated { io, plan, step, done_blocks: 0, buffer: None, hold, aborted: false };
         let id = self.slots.insert(slot).expect("a credit is a free slot");
         self.line.push_back(id);
         self.start(cx);
@@ -352,8 +385,8 @@ impl QueuePair for EmulateQueuePair {
     }
 
     fn wake(&self) -> Wake {
-        // What is in line waits for something in flight, or for a buffer or a credit that nobody
-        // announces.
+        // What is in line waits for something in flight, here or on another core, or for a buffer
+        // or a credit that nobody announces.
         if self.line.is_empty() { self.below.wake() } else { Wake::Now }
     }
 
