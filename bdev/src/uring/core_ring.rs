@@ -45,7 +45,7 @@ const FILES_MAX: usize = 256;
 /// it has prepared the last one, and then rings the device's bell once: with a whole pass in one
 /// call the device idles meanwhile, which cost 8 % of the random reads at depth 32. With four, the
 /// call's own price is still spread.
-const ENTRIES_PER_CALL: u32 = 4;
+pub(super) const ENTRIES_PER_CALL: u32 = 4;
 
 /// What the ring knows of a port.
 #[derive(Debug)]
@@ -54,6 +54,17 @@ struct PortState {
     arrived: VecDeque<Reaped>,
     /// Commands pushed whose results have not arrived.
     outstanding: u32,
+}
+
+/// How often the kernel was entered for I/O since the ring was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entered {
+    /// System calls.
+    pub calls: u64,
+    /// Those that offered something.
+    pub submissions: u64,
+    /// What the kernel took by them.
+    pub entries: u64,
 }
 
 /// See the module.
@@ -68,6 +79,7 @@ pub(super) struct CoreRing {
     ports: Vec<Option<PortState>>,
     /// Entries, of commands and of cancelling, that the kernel has not taken.
     unsent: u32,
+    entered: Entered,
     /// The eventfd is to tell of results.
     armed: bool,
 }
@@ -83,6 +95,7 @@ impl fmt::Debug for CoreRing {
             .field("had", &self.had)
             .field("ports", &self.ports)
             .field("unsent", &self.unsent)
+            .field("entered", &self.entered)
             .finish_non_exhaustive()
     }
 }
@@ -131,6 +144,7 @@ impl CoreRing {
             _event: event,
             ports: Vec::new(),
             unsent: 0,
+            entered: Entered::default(),
             armed: false,
         })
     }
@@ -139,6 +153,12 @@ impl CoreRing {
     #[cfg(test)]
     pub(super) fn had(&self) -> Features {
         self.had
+    }
+
+    /// How often the kernel was entered.
+    #[cfg(test)]
+    pub(super) fn entered(&self) -> Entered {
+        self.entered
     }
 
     /// The memory that is registered.
@@ -283,6 +303,8 @@ impl CoreRing {
         loop {
             let flags = EnterFlags::GETEVENTS.bits();
             let offered = self.unsent.min(ENTRIES_PER_CALL);
+            self.entered.calls += 1;
+            self.entered.submissions += u64::from(offered > 0);
             // Waiting comes with the last call: the results may be those of what is in line.
             let results_min = if offered == self.unsent { results_min } else { 0 };
             // SAFETY: the number of entries is at most what `put` counted, and there is no argument
@@ -293,6 +315,7 @@ impl CoreRing {
             let error = match taken {
                 Ok(taken) => {
                     let taken = u32::try_from(taken).expect("no more than were offered");
+                    self.entered.entries += u64::from(taken);
                     self.unsent = self.unsent.checked_sub(taken).expect("no more than offered");
                     if taken < offered || self.unsent == 0 {
                         return true;
