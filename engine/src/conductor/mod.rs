@@ -17,6 +17,7 @@ mod children;
 mod courier;
 mod devices;
 mod home_call;
+mod learning;
 mod nexuses;
 mod portals;
 pub(crate) mod stage;

@@ -2,6 +2,7 @@
 //!
 //! Held for as long as it takes to copy or change plain data, never while anything is waited for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,11 @@ impl Deadline {
     /// How much is left.
     pub fn left(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// The same, but no later than so long from now.
+    pub fn at_most(self, within: Duration) -> Deadline {
+        if self.left() <= within { self } else { Deadline::after(within) }
     }
 
     /// The error when it has passed.
@@ -66,6 +72,8 @@ pub(crate) struct State {
     pub generation: Generation,
     /// None before the cores have started.
     pub cores: Vec<CoreState>,
+    /// Devices of which is being read what they have kept.
+    pub learning: BTreeSet<String>,
     /// Changes under way.
     pub in_flight: usize,
     pub is_stopping: bool,
@@ -84,6 +92,7 @@ impl State {
             latest,
             generation,
             cores: Vec::new(),
+            learning: BTreeSet::new(),
             in_flight: 0,
             is_stopping: false,
             is_listening: false,

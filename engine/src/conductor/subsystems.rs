@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use bdev::BlockDevice;
 use nvmf::fabrics::Nqn;
-use nvmf::target::allocation::KnownAllocation;
 use nvmf::target::namespace::Namespace;
 use nvmf::target::namespace::NamespaceId;
-use nvmf::target::reservation::KeptReservations;
 use nvmf::target::statistics::NamespaceStatistics;
 use uuid::Uuid;
 
 use super::devices;
+use super::learning::Learnt;
 use super::state::{Deadline, State};
 use super::{Guard, Shared};
 use crate::command::error::Object;
@@ -146,9 +145,8 @@ impl Shared {
             wanted.check_identity(&state, uuid)?;
             // To read what a device has kept takes as long as the device does: without the lock,
             // and then all is looked at anew.
-            drop(state);
-            learnt = Some((uuid, wanted.load(&*top, uuid)?));
-            state = self.lock();
+            let (found, told) = self.learn(state, device, (top, uuid), deadline)?;
+            (state, learnt) = (found, Some((uuid, told)));
             present(&mut state, name)?;
             state = self.when_idle(state, device, deadline)?;
         };
@@ -378,21 +376,6 @@ impl Wanted<'_> {
         Ok((stack.top(), uuid))
     }
 
-    /// The reservations that the device has kept, and what it knows of its blocks. Blocks.
-    fn load(&self, top: &dyn BlockDevice, uuid: Uuid) -> Result<Learnt, CommandError> {
-        let reservations = KeptReservations::load(top, uuid);
-        let reservations = reservations.map_err(|error| CommandError::Invalid {
-            field: "device",
-            value: self.device.to_owned(),
-            advice: error.to_string(),
-        })?;
-        let allocation = KnownAllocation::of(top).map_err(|source| CommandError::Thread {
-            purpose: format!("device {}", self.device),
-            source: Arc::new(source),
-        })?;
-        Ok(Learnt { reservations: Arc::new(reservations), allocation: Arc::new(allocation) })
-    }
-
     fn insert(
         &self,
         state: &mut Guard<'_>,
@@ -448,12 +431,6 @@ impl Wanted<'_> {
         }
         Ok(())
     }
-}
-
-/// What a device says of itself when a namespace is made of it.
-struct Learnt {
-    reservations: Arc<KeptReservations>,
-    allocation: Arc<KnownAllocation>,
 }
 
 /// A subsystem that is not going.

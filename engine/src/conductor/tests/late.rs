@@ -5,12 +5,15 @@ use std::thread;
 
 use bdev::delay::Lateness;
 use bdev::fault::Failure;
+use bdev::reservation::{ReservationStore, StoreError};
 use bdev::rules::{Match, Rule, RuleSet};
-use bdev::{BlockDevice, Null, Status};
-use reactor::Nanos;
+use bdev::{BlockDevice, Geometry, Limits, Null, OpenError, QueuePair, Status};
+use reactor::{Cx, Nanos};
+use uuid::Uuid;
 
 use super::*;
 use crate::command::{ErrorKind, Presence, SetDelay, SetFault};
+use crate::conductor::state::Deadline;
 use crate::registry::DeviceError;
 
 fn delay(name: &str) -> Command {
@@ -172,4 +175,80 @@ fn changes_of_many_threads_travel_together_and_all_arrive() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(stage.served(0).len(), 17);
     assert_eq!(stage.served(0), stage.served(1));
+}
+
+/// A device whose record of reservations takes long to read.
+#[derive(Debug)]
+struct SlowRecord(Null);
+
+impl BlockDevice for SlowRecord {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.0.uuid()
+    }
+
+    fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        Some(Arc::new(SlowStore))
+    }
+
+    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+        self.0.open_queue_pair(cx, depth)
+    }
+}
+
+#[derive(Debug)]
+struct SlowStore;
+
+impl ReservationStore for SlowStore {
+    fn load(&self, _: Uuid) -> Result<Option<Vec<u8>>, StoreError> {
+        thread::sleep(Duration::from_millis(400));
+        Ok(None)
+    }
+
+    fn save(&self, _: Uuid, _: &[u8]) -> Result<(), StoreError> {
+        unreachable!("nobody reserves")
+    }
+
+    fn place(&self) -> String {
+        String::from("slow")
+    }
+}
+
+#[test]
+fn a_record_of_reservations_is_waited_for_until_the_deadline_and_holds_up_nobody_else() {
+    fn open(uri: &bdev::uri::DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+        let bdev::uri::DeviceUri::Null(memory) = uri else { unreachable!() };
+        let null = Null::new(memory.name.clone(), memory.geometry(), None)?;
+        Ok(if memory.name == "slow" { Arc::new(SlowRecord(null)) } else { Arc::new(null) })
+    }
+    let (conductor, _) = conducted_with(1, Registry::of(vec![(bdev::uri::Scheme::Null, open)]));
+    run(&conductor, add_subsystem(NQN));
+    run(&conductor, add_device("null:///slow?num_blocks=8"));
+    for _ in 0..2 {
+        let told = late(&conductor, add_namespace(NQN, "slow"));
+        assert!(told.contains("what device slow keeps of reservations is still being read"));
+    }
+    run(&conductor, add_device("null:///quick?num_blocks=8"));
+    run(&conductor, add_namespace(NQN, "quick"));
+    run(&conductor, add_namespace(NQN, "slow"));
+    assert_eq!(subsystems(&conductor)[0].namespaces.len(), 2);
+}
+
+#[test]
+fn a_deadline_is_cut_to_what_the_system_is_given_and_never_lengthened() {
+    let within = |asked, most| Deadline::after(asked).at_most(most).within;
+    assert_eq!(within(SOON, SHORT), SHORT);
+    assert_eq!(within(SHORT, SOON), SHORT);
+    assert_eq!(within(SHORT, SHORT), SHORT);
 }
