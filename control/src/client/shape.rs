@@ -183,6 +183,8 @@ fn namespace(namespace: &v1::Namespace) -> Value {
         "block_bytes": namespace.block_bytes,
         "blocks": namespace.blocks,
         "len_bytes": len_bytes(namespace.block_bytes, namespace.blocks),
+        "reservation_failures": namespace.reservation_failures,
+        "reservation_failure": given(&namespace.reservation_failure),
     })
 }
 

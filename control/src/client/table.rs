@@ -120,10 +120,20 @@ fn namespaces(all: &[v1::Namespace]) -> String {
             String::from(access),
             ana(namespace.ana_state()),
             namespace.uuid.clone(),
+            reservations(namespace),
         ]
     };
-    let header = ["subsystem", "nsid", "device", "state", "size", "access", "ana", "uuid"];
+    let header =
+        ["subsystem", "nsid", "device", "state", "size", "access", "ana", "uuid", "reservations"];
     table(&header, all.iter().map(row))
+}
+
+/// What is wrong with the record of a namespace's reservations; a dash where nothing is.
+fn reservations(namespace: &v1::Namespace) -> String {
+    match namespace.reservation_failures {
+        0 => String::from("-"),
+        count => format!("not stored {count} times: {}", namespace.reservation_failure),
+    }
 }
 
 fn hosts(all: &[v1::Subsystem]) -> String {
@@ -251,6 +261,20 @@ mod tests {
             shown.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["ID", "STATE", "ADDRESS", "ADVERTISED"]);
         assert_eq!(lines[1..], [["0", "present", "[::1]:4420", "-"]; 2]);
+    }
+
+    #[test]
+    fn reservations_that_could_not_be_stored_show_with_the_reason() {
+        let well = v1::Namespace { uuid: "u".into(), ..Default::default() };
+        let failing = v1::Namespace {
+            reservation_failures: 3,
+            reservation_failure: "disk full".into(),
+            ..well.clone()
+        };
+        let shown = text(&Answer::Namespaces(vec![well, failing]));
+        let lines: Vec<_> = shown.lines().collect();
+        assert!(lines[1].split_whitespace().last() == Some("-"), "{shown}");
+        assert!(lines[2].ends_with("not stored 3 times: disk full"), "{shown}");
     }
 
     #[test]
