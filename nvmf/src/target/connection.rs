@@ -17,6 +17,7 @@ use super::command_ids::CommandIds;
 use super::fused::Pairing;
 use super::message::{ConnectionId, ControllerKey};
 use super::namespace::NamespacePath;
+use super::pace::Pace;
 use super::request::{Request, RequestState};
 use crate::pdu::header::COMMON_HEADER_BYTES;
 use crate::pdu::{Framing, HEADER_SLOT_BYTES, Phase, Role, Rules, TermReason, terminate};
@@ -172,6 +173,11 @@ pub(super) struct Connection {
     pub send_progress: Nanos,
     /// When the host last sent something that it owed, while it owes something.
     pub receive_progress: Nanos,
+    /// Bytes that the socket has taken, and bytes that the host owed and has sent, in all.
+    pub sent_total: u64,
+    pub received_total: u64,
+    /// How fast the host takes, and sends.
+    paces: [Pace; 2],
 }
 
 impl Connection {
@@ -210,6 +216,9 @@ impl Connection {
             listed_starved: false,
             send_progress: now,
             receive_progress: now,
+            sent_total: 0,
+            received_total: 0,
+            paces: [Pace::new(now); 2],
         };
         connection.grow(ENTRIES_BEFORE_CONNECT, generation);
         connection
@@ -355,6 +364,20 @@ impl Connection {
         let asked = self.granted_bytes > 0 && self.send_queue.is_empty();
         let half = matches!(self.pairing, Pairing::First(_));
         self.stash.is_empty() && (inside_pdu || asked || half)
+    }
+
+    /// True when the host does just enough to live, and holds what others could use. To be asked
+    /// at each sweep.
+    pub fn is_too_slow(&mut self, now: Nanos) -> bool {
+        if self.state != ConnectionState::Connected {
+            return false;
+        }
+        let (must_take, must_send) = (!self.send_queue.is_empty(), self.is_owed_input());
+        let [taking, sending] = &mut self.paces;
+        let takes_slowly = taking.is_too_slow(now, must_take, self.sent_total, self.held_bytes);
+        let sends_slowly =
+            sending.is_too_slow(now, must_send, self.received_total, self.granted_bytes);
+        takes_slowly || sends_slowly
     }
 
     /// The time by which something must happen to it, apart from keep alive.

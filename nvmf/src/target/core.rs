@@ -180,7 +180,7 @@ impl TargetCore {
         accepted
     }
 
-    /// Looks at every connection's deadline: half-open, dead, or without keep alive.
+    /// Looks at every connection's deadline: half-open, dead, too slow, or without keep alive.
     fn sweep(&mut self, cx: &mut Cx) {
         let now = cx.now();
         if let Some(home) = &mut self.home {
@@ -194,15 +194,15 @@ impl TargetCore {
         for admin in self.connections.iter_mut().filter_map(|(_, one)| one.admin.as_mut()) {
             admin.fail_if_overdue(now);
         }
-        let late = |connection: &Connection| {
+        let late = |connection: &mut Connection| {
             let keep_alive = connection.admin.as_ref().and_then(|admin| admin.deadline());
-            [connection.deadline(), keep_alive].into_iter().flatten().any(|by| by <= now)
+            let due = [connection.deadline(), keep_alive].into_iter().flatten();
+            connection.is_too_slow(now) || due.min().is_some_and(|by| by <= now)
         };
         let ids: Vec<SlotId> = self
             .connections
-            .iter()
-            .filter(|(_, connection)| late(connection))
-            .map(|(id, _)| id)
+            .iter_mut()
+            .filter_map(|(id, connection)| late(connection).then_some(id))
             .collect();
         for id in ids {
             cx.counters.protocol_errors += 1;

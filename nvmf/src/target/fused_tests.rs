@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bdev::emulate::Sharing;
 use bdev::fault::Failure;
+use bdev::file::Backing;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::sgl::SglDescriptor;
 use bdev::rules::{Match, Rule, RuleSet};
-use bdev::{BlockDevice, Fault, Geometry, Malloc, OperationSet, Status};
+use bdev::{Aio, BlockDevice, Fault, Geometry, Malloc, OperationSet, Status, stack};
 use proptest::prelude::*;
 use reactor::Nanos;
 use reactor::socket::memory::MemoryLimits;
@@ -228,6 +230,59 @@ fn a_device_without_the_operation_refuses_the_field_and_other_errors_go_to_both_
     let ends = [Status::ATOMIC_WRITE_UNIT_EXCEEDED, Status::ABORTED_FAILED_FUSED];
     assert_eq!(driver.pair(WAYS[1], 0, 1, [0, 1]), ends);
     driver.check_rest();
+}
+
+/// A file has no compare-and-write of its own. Two queues on two cores count up in one block by
+/// fused pairs, each from what it has seen last; a pair that comes too late is told so.
+#[test]
+fn pairs_of_two_cores_on_a_file_lose_no_increment() {
+    const COUNT: u8 = 60;
+    let name = format!("fused-{}.disk", std::process::id());
+    let path = std::env::current_exe().unwrap().with_file_name(name);
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let backing = Backing::open(path.to_str().unwrap(), Some(BLOCK_BYTES)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let file = Arc::new(Aio::new(Arc::new(backing), None).unwrap());
+    let device = stack::complete(file, Sharing::ManyCores);
+    let harness = Harness::with_cores(description_of(device), 2);
+    let (limits, digests) = (MemoryLimits::default(), Digests::default());
+    let (mut harness, _admin, first) = connected_in(harness, limits, digests);
+    let mut second = Host::initialize_on(&mut harness, 1, limits, digests);
+    assert!(second.connect(&mut harness, 2, 1).status().is_success());
+    let mut queues = [first, second];
+    let mut seen = [0; 2];
+    let mut wins = 0;
+    while wins < COUNT {
+        // Both at once; the one that has seen the newest wins.
+        for (queue, seen) in queues.iter_mut().zip(seen) {
+            for (fuse, id, byte) in [(1, 10, seen), (2, 11, seen + 1)] {
+                let command = half(fuse, id, 5, 1, By::Capsule);
+                queue.command(&mut harness, command, &[byte; BLOCK_BYTES as usize]);
+            }
+        }
+        let mut won = 0;
+        for (queue, seen) in queues.iter_mut().zip(&mut seen) {
+            let mut ends = Vec::new();
+            while ends.len() < 2 {
+                ends.extend(queue.serve(&mut harness, &BTreeMap::new(), BLOCK_BYTES));
+            }
+            ends.sort_unstable_by_key(|(id, _)| *id);
+            match ends[0].1 {
+                status if status.is_success() => {
+                    assert_eq!(ends[1].1, Status::SUCCESS);
+                    won += 1;
+                }
+                status => {
+                    assert!(status.has_code(Status::COMPARE_FAILURE), "{status}");
+                    assert_eq!(ends[1].1, Status::ABORTED_FAILED_FUSED);
+                }
+            }
+            *seen = wins + 1;
+        }
+        assert_eq!(won, 1, "of two that have seen the same, one");
+        wins += won;
+    }
+    assert_eq!(harness.buffers_taken(), 0);
 }
 
 #[test]

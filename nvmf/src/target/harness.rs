@@ -305,6 +305,17 @@ impl HostEnd {
         }
     }
 
+    /// Takes up to so many bytes of what the core has sent, and leaves the rest in the stream.
+    pub fn take_some(&mut self, count: usize) -> usize {
+        let mut bytes = vec![0; count];
+        let taken = self.socket.receive(&mut [IoSliceMut::new(&mut bytes)]).unwrap_or(0);
+        if taken > 0 {
+            self.received.extend_from_slice(&bytes[..taken]);
+            self.edges.set(Edges { writable: true, ..self.edges.get() });
+        }
+        taken
+    }
+
     /// What was received and not taken yet.
     pub fn received(&mut self) -> &mut Vec<u8> {
         &mut self.received

@@ -45,6 +45,7 @@ mod io_command;
 pub mod limits;
 mod message;
 pub mod namespace;
+mod pace;
 mod receive;
 mod request;
 pub mod reservation;

@@ -83,6 +83,7 @@ impl Connection {
                     received_bytes += direct_bytes as usize + staged_bytes;
                     if self.granted_bytes == 0 {
                         self.receive_progress = step.cx.now();
+                        self.received_total += u64::from(direct_bytes) + staged_bytes as u64;
                     }
                     self.data_received(step, direct_bytes);
                     let used = self.consume(step, &staging[..staged_bytes]);
@@ -378,6 +379,7 @@ impl Connection {
         let request = &mut self.requests[usize::from(slot)];
         if count > 0 && request.state == RequestState::WaitingForData {
             self.receive_progress = step.cx.now();
+            self.received_total += u64::from(count);
         }
         request.received_bytes += count;
         let left_bytes = left_bytes - count;

@@ -100,6 +100,7 @@ impl Connection {
     /// The socket took `sent_bytes`: items that left whole are done with.
     fn advance(&mut self, step: &mut Step<'_>, sent_bytes: usize) {
         self.sent_bytes += sent_bytes;
+        self.sent_total += sent_bytes as u64;
         while let Some(item) = self.send_queue.front().copied() {
             let len_bytes = match item {
                 SendItem::Control => self.control_bytes,

@@ -157,6 +157,93 @@ fn a_host_that_never_sends_what_it_was_asked_for_is_closed_and_its_buffers_are_b
     assert_eq!(harness.cx.dma.taken(), 0);
 }
 
+/// Sends the header of the data that an R2T has asked for, all of a large write's.
+fn begin_data(host: &mut Host, harness: &mut Harness) {
+    let pdu = host.receive(harness);
+    assert_eq!(pdu.parts.kind, PduKind::ReadyToTransfer);
+    let ask = ReadyToTransfer::read_from_prefix(&pdu.bytes).unwrap().0;
+    let range = DataRange { offset: 0, length: LARGE_BYTES };
+    let (command_id, tag) = (ask.command_id.get(), ask.transfer_tag.get());
+    let header = H2cData::new(command_id, tag, range, Flags::LAST, host.framing);
+    let header = zerocopy::IntoBytes::as_bytes(&header).to_vec();
+    assert!(host.end.send(harness, &header));
+}
+
+/// The deadlines see progress each time, and the rest of its share waits for data all the while.
+#[test]
+fn a_host_that_sends_its_data_by_the_byte_is_closed_and_its_share_is_back() {
+    let (mut harness, mut admin, mut queue) = start(6);
+    for command_id in 0..8 {
+        large_write(&mut queue, &mut harness, command_id);
+    }
+    begin_data(&mut queue, &mut harness);
+    assert!(harness.cx.dma.taken() > 1);
+    wait(&mut harness, &mut admin, 9);
+    assert!(queue.end.send(&mut harness, &[1]));
+    harness.pump();
+    assert!(!queue.end.is_closed());
+    wait(&mut harness, &mut admin, 2);
+    assert!(queue.end.is_closed() && !admin.end.is_closed());
+    assert_eq!(harness.cx.dma.taken(), 0);
+}
+
+#[test]
+fn a_host_that_sends_a_capsule_by_the_byte_is_closed() {
+    let (mut harness, mut admin, mut queue) = start(4);
+    let mut bytes = vec![0; 72 + 4096];
+    bytes[..8].copy_from_slice(&[4, 0, 72, 72, 72, 16, 0, 0]);
+    let command = io(1, 3, 0, 8, SglDescriptor::in_capsule(0, 4096));
+    bytes[8..72].copy_from_slice(zerocopy::IntoBytes::as_bytes(&command));
+    assert!(queue.end.send(&mut harness, &bytes[..100]));
+    wait(&mut harness, &mut admin, 9);
+    assert!(queue.end.send(&mut harness, &bytes[100..101]));
+    harness.pump();
+    assert_eq!((queue.end.is_closed(), harness.cx.dma.taken()), (false, 1));
+    wait(&mut harness, &mut admin, 2);
+    assert!(queue.end.is_closed() && !admin.end.is_closed());
+    assert_eq!(harness.cx.dma.taken(), 0);
+}
+
+#[test]
+fn a_host_that_takes_its_answers_by_the_byte_is_closed_and_its_share_is_back() {
+    let limits = MemoryLimits { stream_bytes: 64 << 10, ..MemoryLimits::default() };
+    let harness = Harness::with_pool(description(), 6);
+    let (mut harness, mut admin, mut slow) = connected_in(harness, limits, Digests::default());
+    for command_id in 0..8 {
+        let sgl = SglDescriptor::transport_data_block(LARGE_BYTES);
+        slow.command(&mut harness, io(2, command_id, 0, LARGE_BLOCKS, sgl), &[]);
+    }
+    harness.pump();
+    for _ in 0..2 {
+        // Nearly the deadline: each byte that it takes lets one more into the stream.
+        for _ in 0..4 {
+            wait(&mut harness, &mut admin, 1);
+        }
+        assert_eq!(slow.end.take_some(1), 1);
+        harness.pump();
+        assert!(harness.cx.dma.taken() > 0);
+    }
+    wait(&mut harness, &mut admin, 3);
+    assert_eq!(harness.cx.dma.taken(), 0, "its buffers are back");
+    assert!(slow.end.is_closed() && !admin.end.is_closed());
+}
+
+/// As slow as may be: 64 KiB in ten seconds.
+#[test]
+fn a_host_on_a_slow_line_gets_its_data_through() {
+    let (mut harness, mut admin, mut queue) = start(4);
+    large_write(&mut queue, &mut harness, 3);
+    begin_data(&mut queue, &mut harness);
+    let mut left = LARGE_BYTES as usize;
+    while left > 0 {
+        wait(&mut harness, &mut admin, 1);
+        let part = left.min((64 << 10) / 9);
+        assert!(queue.end.send(&mut harness, &vec![1; part]));
+        left -= part;
+    }
+    assert_eq!(queue.completion(&mut harness).status(), Status::SUCCESS);
+}
+
 #[test]
 fn an_idle_queue_is_left_alone() {
     let (mut harness, mut admin, mut queue) = start(4);
