@@ -329,4 +329,41 @@ mod tests {
         let load = run("run null:///n0 --cores 0-1").load;
         assert_eq!((load.connections_of(0), load.connections_of(1)), (1, 1));
     }
+
+    /// Words as a shell makes them, as far as the document goes: single quotes and blanks.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('\'').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        let end = words.iter().position(|word| word == "&" || word == ";");
+        words.truncate(end.unwrap_or(words.len()));
+        words
+    }
+
+    #[test]
+    fn every_command_that_the_document_of_figures_gives_is_one() {
+        const DOCUMENT: &str = include_str!("../../docs/PERFORMANCE.md");
+        let whole = DOCUMENT.replace("\\\n", " ");
+        let in_blocks = whole.lines().filter(|line| line.starts_with("    "));
+        let commands =
+            in_blocks.filter_map(|line| line.find("mayastor-perf ").map(|at| &line[at..]));
+        let mut operands = 0;
+        for command in commands {
+            let parsed = Cli::try_parse_from(words(command)).map(|cli| cli.command);
+            let Command::Compare(compared) = parsed.unwrap_or_else(|e| panic!("{command}: {e}"))
+            else {
+                continue;
+            };
+            for operand in &compared.operands {
+                let is_foreign = operand.starts_with("fio ") || operand.starts_with("exec ");
+                assert!(is_foreign || parse(operand).is_ok(), "{operand}");
+                operands += 1;
+            }
+        }
+        assert!(operands > 20, "{operands}");
+    }
 }
