@@ -6,9 +6,10 @@ mod real_kernel {
     use std::time::Duration;
 
     use guest::nvme::{self, Controller};
-    use guest::{Cache, Guest, GuestImage, HOST_ID, Output, Result, SharedGuest, Target};
+    use guest::{Cache, Disk, Guest, GuestImage, HOST_ID, Output, Result, SharedGuest, Target};
     use serde_json::Value;
 
+    const DIRECTORY: &str = env!("CARGO_TARGET_TMPDIR");
     /// Two namespaces, of blocks of 512 and of 4096 bytes.
     const DEVICES: [&str; 2] =
         ["malloc:///one?size_mb=64", "malloc:///two?size_mb=32&blk_size=4096"];
@@ -340,5 +341,57 @@ mod real_kernel {
             );
             assert_ne!(limits.trim(), "0");
         });
+    }
+
+    /// Answer of Get LBA Status for allocated blocks from a block on: whether it is all there is,
+    /// and the pieces.
+    fn allocated(
+        guest: &mut Guest,
+        controller: &Controller,
+        lba: u64,
+        dwords: u32,
+    ) -> (bool, Vec<(u64, u32)>) {
+        const COMPLETE: u8 = 2;
+        let name = controller.device();
+        let words = format!("{name} -n 1 -s {lba} -m {} -a 2 -l 0 -o binary", dwords - 1);
+        run(guest, &format!("nvme get-lba-status {words} > /tmp/list"));
+        let bytes = bytes_of(guest, "cat /tmp/list");
+        let piece = |number: usize| {
+            let at = 8 + 16 * number;
+            let lba = u64::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+            (lba, dword_at(&bytes, at + 8))
+        };
+        (bytes[4] == COMPLETE, (0..dword_at(&bytes, 0) as usize).map(piece).collect())
+    }
+
+    /// On two cores, of which neither could compare and write alone.
+    #[test]
+    fn a_sparse_file_tells_which_blocks_are_allocated_and_has_every_operation() {
+        let disk = Disk::create(DIRECTORY, "sparse", 64).unwrap();
+        let mut target = Target::start(0, &[&disk.uri("uring"), "--cores", "0-1"]).unwrap();
+        let mut guest = GUEST.lock().unwrap();
+        let guest = &mut *guest;
+        let controller = nvme::connect(guest, target.endpoint(), "").unwrap();
+        let device = controller.namespace(guest, 1).unwrap();
+        assert_eq!(allocated(guest, &controller, 0, 1024), (true, vec![]));
+        let write = format!(
+            "set -e
+            dd if=/dev/zero of={device} bs=64k seek=128 count=16 oflag=direct
+            dd if=/dev/zero of={device} bs=64k seek=512 count=1 oflag=direct"
+        );
+        run(guest, &write);
+        let both = vec![(16_384, 2048), (65_536, 128)];
+        assert_eq!(allocated(guest, &controller, 0, 1024), (true, both.clone()));
+        // Room for one piece, and from within it on.
+        assert_eq!(allocated(guest, &controller, 0, 6), (false, both[..1].to_vec()));
+        let rest = vec![(17_000, 1432), (65_536, 128)];
+        assert_eq!(allocated(guest, &controller, 17_000, 1024), (true, rest));
+        run(guest, &format!("nvme dsm {device} --ad -s 16384 -b 1024"));
+        let holed = vec![(17_408, 1024), (65_536, 128)];
+        assert_eq!(allocated(guest, &controller, 0, 1024), (true, holed));
+        let about = json(guest, &format!("nvme id-ctrl {}", controller.device()));
+        assert_eq!(about["fuses"], 1, "compare and write, fused");
+        controller.disconnect(guest).unwrap();
+        assert!(target.is_alive(), "{}", target.log());
     }
 }

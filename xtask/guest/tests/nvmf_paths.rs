@@ -5,13 +5,17 @@ mod real_kernel {
     use std::time::Duration;
 
     use guest::nvme::{self, Controller, Endpoint};
-    use guest::{Cache, Guest, GuestImage, Load, Relay, Result, SharedGuest, Target};
+    use guest::{Cache, Client, Guest, GuestImage, Load, Relay, Result, SharedGuest, Target};
 
     const DEVICE: &str = "malloc:///shared?size_mb=64";
     const LIMIT: Duration = Duration::from_secs(120);
     const LOAD_MIB: u32 = 8;
     /// What must move before the load counts as going on, in KiB.
     const SOME_KIB: u64 = 2048;
+
+    /// What two processes serve together, and what they have it from.
+    const NQN: &str = "nqn.2026-01.example:both";
+    const STORE_NQN: &str = "nqn.2026-01.example:store";
 
     static GUEST: SharedGuest = SharedGuest::new(boot);
 
@@ -93,5 +97,53 @@ mod real_kernel {
         first.disconnect(&mut guest).unwrap();
         second.disconnect(&mut guest).unwrap();
         assert!(target.is_alive(), "{}", target.log());
+    }
+
+    /// A process that serves the store's namespace in a subsystem that is not its alone: of its
+    /// controllers it has those that nobody else has.
+    fn gateway(store: &Target, controller_ids: &str) -> (Target, Endpoint) {
+        let client = Client::new();
+        let own = ["null:///unused?size_mb=1", &client.option()];
+        let target = Target::start(0, &own).unwrap();
+        client.run(&format!("subsystem add {NQN} --controller-ids {controller_ids}")).unwrap();
+        let port = store.endpoint().port;
+        let uri = format!("nvmf://127.0.0.1:{port}/{STORE_NQN}");
+        let added = client.run(&format!("device add {uri}")).unwrap();
+        let device = added["device"]["name"].as_str().unwrap();
+        client.run(&format!("namespace add {NQN} {device} --nsid 1")).unwrap();
+        let endpoint = Endpoint { nqn: NQN.to_owned(), ..target.endpoint().clone() };
+        (target, endpoint)
+    }
+
+    /// To the host both are one subsystem, and their namespace one device.
+    #[test]
+    fn io_goes_on_over_another_process_when_one_of_two_that_serve_a_subsystem_is_killed() {
+        let mut store = Target::start(0, &[DEVICE, "--nqn", STORE_NQN]).unwrap();
+        let (one, one_endpoint) = gateway(&store, "1-1000");
+        let (mut two, two_endpoint) = gateway(&store, "1001-2000");
+        let mut guest = GUEST.lock().unwrap();
+        let options = "--ctrl-loss-tmo=120";
+        let first = nvme::connect(&mut guest, &one_endpoint, options).unwrap();
+        let second = nvme::connect(&mut guest, &two_endpoint, options).unwrap();
+        let id = |controller: &Controller, guest: &mut Guest| -> u32 {
+            controller.attribute(guest, "cntlid").unwrap().trim().parse().unwrap()
+        };
+        assert!((1..=1000).contains(&id(&first, &mut guest)));
+        assert!((1001..=2000).contains(&id(&second, &mut guest)));
+        let device = first.namespace(&mut guest, 1).unwrap();
+        assert_eq!(second.namespace(&mut guest, 1).unwrap(), device, "one device, two paths");
+        use_both_paths(&mut guest);
+        let load = Load::start(&mut guest, &device, LOAD_MIB).unwrap();
+        load.wait_for(&mut guest, SOME_KIB).unwrap();
+        assert!(sectors_of(&mut guest, &first) > 0 && sectors_of(&mut guest, &second) > 0);
+        one.kill();
+        first.wait_for_state(&mut guest, "connecting").unwrap();
+        load.wait_for(&mut guest, SOME_KIB).unwrap();
+        load.stop(&mut guest).unwrap();
+        assert_eq!(second.attribute(&mut guest, "state").unwrap(), "live");
+        first.disconnect(&mut guest).unwrap();
+        second.disconnect(&mut guest).unwrap();
+        assert!(two.is_alive(), "{}", two.log());
+        assert!(store.is_alive(), "{}", store.log());
     }
 }
