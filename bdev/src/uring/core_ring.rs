@@ -247,8 +247,8 @@ impl CoreRing {
         !port.arrived.is_empty() || (self.unsent > 0 && port.outstanding > 0)
     }
 
-    /// Gives the kernel what is in line, lets deferred work be done, and sorts the results: a system
-    /// call for each [`ENTRIES_PER_CALL`], one for the work alone, and none when there is neither.
+    /// Gives the kernel what is in line, lets deferred work be done, and sorts the results: a call
+    /// for each [`ENTRIES_PER_CALL`], one for the work alone, and none when there is neither.
     pub(super) fn turn(&mut self) {
         if self.armed {
             // The core is awake.
