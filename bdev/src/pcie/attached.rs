@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use reactor::dma::Region;
+
 use super::address;
 use super::controller::Controller;
 use super::device::PcieDevice;
@@ -32,8 +34,10 @@ fn attach(address: PciAddress, options: Options) -> Result<Arc<Controller>, Pcie
     // Held while the controller is brought up: a second namespace waits for the first.
     let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
     attached.retain(|(_, controller)| controller.strong_count() > 0);
-    let found = attached.iter().find(|(other, _)| *other == address);
-    if let Some(controller) = found.and_then(|(_, controller)| controller.upgrade()) {
+    // One that is dead may still be held by those whose I/O it failed.
+    let mut same = attached.iter().filter(|(other, _)| *other == address);
+    let alive = |controller: &Arc<Controller>| !controller.is_dead();
+    if let Some(controller) = same.find_map(|(_, one)| one.upgrade().filter(alive)) {
         return Ok(controller);
     }
     let text = address.to_string();
@@ -42,4 +46,22 @@ fn attach(address: PciAddress, options: Options) -> Result<Arc<Controller>, Pcie
     let controller = Arc::new(Controller::attach(&text, platform, options)?);
     attached.push((address, Arc::downgrade(&controller)));
     Ok(controller)
+}
+
+/// Shows memory that is new, of a pool that grew or a guest's, to every attached controller. One
+/// that is attached later is shown the memory of the cores that use it. One thread a region.
+///
+/// # Errors
+///
+/// A controller that cannot be shown more; the others have been.
+pub fn share(region: &Region) -> Result<(), PcieError> {
+    let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut result = Ok(());
+    for controller in attached.iter().filter_map(|(_, controller)| controller.upgrade()) {
+        if let Err(source) = controller.share(region) {
+            result =
+                Err(PcieError::System { what: "new memory cannot be shown to a drive", source });
+        }
+    }
+    result
 }

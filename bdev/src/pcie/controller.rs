@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use reactor::Nanos;
+use reactor::dma::Region;
 
 use super::admin::AdminQueue;
 use super::bring_up;
@@ -22,9 +23,9 @@ use super::layout;
 use super::memory::QueueMemory;
 use super::options::{Options, QUEUES_MAX};
 use super::platform::{Notify, Platform};
-use super::port::{Port, Shared};
+use super::port::{Phase, Port, Shared};
 use super::ring::Place;
-use super::supervisor::{self, Attached, Supervisor};
+use super::supervisor::{self, Attached, EventNews, Supervisor};
 
 /// A controller.
 #[derive(Debug)]
@@ -168,6 +169,28 @@ impl Controller {
         self.shared.events.take()
     }
 
+    /// Has the controller reset; I/O in flight is treated as at any reset. Any thread; what became
+    /// of it is an event.
+    pub fn reset(&self) {
+        self.shared.request_reset();
+    }
+
+    /// True once it is gone, was given up or given back: it serves no more, and whoever finds it at
+    /// its address again attaches it anew.
+    pub fn is_dead(&self) -> bool {
+        self.shared.state().phase() == Phase::Dead
+    }
+
+    /// Shows the controller memory that I/Os of any core may be in from now on; nothing is done for
+    /// a region that it knows. One thread a region.
+    ///
+    /// # Errors
+    ///
+    /// The IOMMU refuses it, or the controller knows [`super::options::REGIONS_MAX`] regions.
+    pub fn share(&self, region: &Region) -> std::io::Result<()> {
+        self.shared.regions.add(&*self.shared.platform, region)
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -219,21 +242,25 @@ fn make_port(
     })
 }
 
-/// The supervisor's thread: looks when something happened, and once in a while.
+/// The supervisor's thread: looks when something happened, and while I/O is in the device once in a
+/// while.
 fn supervise(shared: &Shared, mut supervisor: Supervisor, admin: &EventFd, stop: &AtomicBool) {
-    // Without it, events are seen at the next look.
-    let _ = shared.platform.notify(0, Notify::Eventfd(admin.as_fd()));
+    if shared.platform.notify(0, Notify::Eventfd(admin.as_fd())).is_ok() {
+        supervisor.set_event_news(EventNews::Interrupt);
+    }
     // Acquire, partner: the release in `drop`.
     while !stop.load(Ordering::Acquire) {
-        let wait = supervisor.serve();
-        let wait_ms = i32::try_from(wait.0.div_ceil(1_000_000)).unwrap_or(i32::MAX);
-        let timeout = PollTimeout::try_from(wait_ms).unwrap_or(PollTimeout::MAX);
-        let mut waited = [
-            PollFd::new(shared.doorbell(), PollFlags::POLLIN),
-            PollFd::new(admin.as_fd(), PollFlags::POLLIN),
-        ];
+        let timeout = match supervisor.serve() {
+            Some(wait) => PollTimeout::try_from(wait.0.div_ceil(1_000_000)),
+            None => Ok(PollTimeout::NONE),
+        };
+        // One that is gone is wanted back for ever: that is no news then.
+        let removal = shared.platform.removal().filter(|_| !supervisor.is_dead());
+        let removal = removal.unwrap_or(shared.doorbell());
+        let mut waited = [shared.doorbell(), admin.as_fd(), removal]
+            .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
         // Interrupted or not, the next look comes.
-        let _ = poll(&mut waited, timeout);
+        let _ = poll(&mut waited, timeout.unwrap_or(PollTimeout::MAX));
         let _ = admin.read();
     }
     let _ = shared.platform.notify(0, Notify::Nobody);

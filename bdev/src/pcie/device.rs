@@ -51,6 +51,12 @@ impl PcieDevice {
     pub fn open(&self, cx: &mut Cx, depth: u32) -> Result<PcieQueuePair, OpenError> {
         let refuse = |source| OpenError::System { device: self.name.clone(), source };
         let shared = self.controller.shared();
+        if self.controller.is_dead() {
+            return Err(refuse(std::io::Error::new(
+                std::io::ErrorKind::NotConnected,
+                "the controller is gone: remove the device and add it again",
+            )));
+        }
         shared.regions.add(&*shared.platform, cx.dma.region()).map_err(refuse)?;
         let Some(port) = shared.ports.iter().position(|port| port.take()) else {
             let count = shared.ports.len();

@@ -22,6 +22,8 @@ pub enum ResetReason {
     Protocol,
     /// It was found disabled, by somebody else or of itself.
     NotReady,
+    /// An operator wanted it.
+    Asked,
 }
 
 impl fmt::Display for ResetReason {
@@ -32,6 +34,7 @@ impl fmt::Display for ResetReason {
             ResetReason::FatalStatus => "it reported a fatal error",
             ResetReason::Protocol => "it completed what was not asked",
             ResetReason::NotReady => "it was not ready",
+            ResetReason::Asked => "somebody asked for it",
         })
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use reactor::dma::region::HUGE_PAGE_BYTES;
 use reactor::dma::{DmaError, PagePreference, Region, Segment};
 
+use super::numa::{self, Node};
 use super::platform::{Mapping, Platform};
 use super::spare;
 
@@ -33,6 +34,7 @@ pub enum QueueMemoryError {
 pub struct QueueMemory {
     mapping: Mapping,
     region: Region,
+    node: Option<Node>,
 }
 
 // SAFETY: a region is mapped for the life of the process, whatever thread looks; who may look is
@@ -42,24 +44,27 @@ unsafe impl Send for QueueMemory {}
 unsafe impl Sync for QueueMemory {}
 
 impl QueueMemory {
-    /// Takes a region, zeroed, and shows it to the device.
+    /// Takes a region near the device, zeroed, and shows it to the device.
     ///
     /// # Errors
     ///
     /// No memory, or the IOMMU refuses it.
     pub fn map(platform: &dyn Platform) -> Result<QueueMemory, QueueMemoryError> {
-        let region = match spare::take() {
+        let node = platform.node();
+        let region = match spare::take(node) {
             Some(region) => region,
-            None => Region::map(QUEUE_MEMORY_BYTES, PagePreference::HugeFirst)?,
+            None => {
+                numa::near(node, || Region::map(QUEUE_MEMORY_BYTES, PagePreference::HugeFirst))?
+            }
         };
         match platform.map(&region) {
             Ok(mapping) => {
-                let memory = QueueMemory { mapping, region };
+                let memory = QueueMemory { mapping, region, node };
                 memory.view().zero(0, QUEUE_MEMORY_BYTES);
                 Ok(memory)
             }
             Err(error) => {
-                spare::give(region);
+                spare::give(region, node);
                 Err(QueueMemoryError::Map(error))
             }
         }
@@ -75,7 +80,7 @@ impl QueueMemory {
         // A mapping that is not taken away keeps the device's right to the memory: then it is
         // lost to everybody else.
         if platform.unmap(self.mapping).is_ok() {
-            spare::give(self.region);
+            spare::give(self.region, self.node);
         }
     }
 }

@@ -39,6 +39,9 @@ pub mod admin;
 mod attached;
 pub mod bar;
 pub mod bring_up;
+mod cdev;
+#[cfg(test)]
+mod chaos_tests;
 mod commands;
 pub mod controller;
 pub mod device;
@@ -47,14 +50,18 @@ mod error;
 mod event;
 #[cfg(test)]
 mod fault_tests;
+mod hold;
 pub mod identity;
 mod layout;
 pub mod memory;
+pub mod numa;
 mod options;
 pub mod platform;
 pub mod port;
 mod prp;
 pub mod queue_pair;
+#[cfg(test)]
+mod region_tests;
 mod regions;
 mod ring;
 mod sigbus;
@@ -67,10 +74,12 @@ mod spare;
 mod stepped;
 pub mod supervisor;
 #[cfg(test)]
+mod supervisor_tests;
+#[cfg(test)]
 mod tests;
 mod vfio;
 
-pub use attached::open;
+pub use attached::{open, share};
 pub use controller::Controller;
 pub use device::PcieDevice;
 pub use error::PcieError;

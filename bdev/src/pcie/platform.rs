@@ -12,6 +12,7 @@ use reactor::Nanos;
 use reactor::dma::Region;
 
 use super::bar::Bar;
+use super::numa::Node;
 
 /// A region as the device sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,26 @@ pub trait Platform: Debug + Send + Sync {
     /// True when the system wants the device back (it is being unplugged or unbound).
     fn is_wanted_back(&self) -> bool {
         false
+    }
+
+    /// Fires when the answer of [`Platform::is_wanted_back`] changes; none when it never does.
+    fn removal(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Gives the function back to the system: after this its registers read as all ones, and it can
+    /// be neither mapped for nor told of. After [`Platform::revoke`].
+    ///
+    /// # Errors
+    ///
+    /// Memory is still mapped for it, or its registers cannot be put away.
+    fn surrender(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The NUMA node of the device, where its queues are to be.
+    fn node(&self) -> Option<Node> {
+        None
     }
 
     /// A clock for deadlines of control threads.

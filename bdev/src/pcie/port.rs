@@ -137,6 +137,7 @@ pub struct Port {
     position: AtomicU64,
     wish: AtomicU32,
     completed: AtomicU64,
+    in_device: AtomicU32,
 }
 
 impl Port {
@@ -156,6 +157,7 @@ impl Port {
             position: AtomicU64::new(Position::START.to_word()),
             wish: AtomicU32::new(0),
             completed: AtomicU64::new(0),
+            in_device: AtomicU32::new(0),
         })
     }
 
@@ -189,6 +191,7 @@ impl Port {
     /// Gives it on, its rings as they are.
     pub fn leave(&self, to: Owner, position: Position) {
         self.position.store(position.to_word(), Ordering::Relaxed);
+        self.publish_in_device(0);
         // Release, partner: `take`, which then finds the position; and the supervisor.
         self.owner.store(to.to_word(), Ordering::Release);
     }
@@ -226,9 +229,23 @@ impl Port {
     }
 
     /// Publishes how many commands have completed on this queue.
+    #[inline]
     pub fn publish_completed(&self, count: u64) {
         // Relaxed: it only has to change some time.
         self.completed.store(count, Ordering::Relaxed);
+    }
+
+    /// Publishes how many commands the device has, as far as that is none or some.
+    #[inline]
+    pub fn publish_in_device(&self, count: u32) {
+        // Relaxed: a hint, see `Supervisor::rest`.
+        self.in_device.store(count, Ordering::Relaxed);
+    }
+
+    /// How many commands the device had when it last had none or some.
+    pub fn in_device(&self) -> u32 {
+        // Relaxed: see `publish_in_device`.
+        self.in_device.load(Ordering::Relaxed)
     }
 
     /// How many commands have completed.
@@ -248,6 +265,15 @@ fn eventfd() -> nix::Result<EventFd> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
 }
 
+/// Whether the supervisor looks at the registers once in a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// It does.
+    Kept,
+    /// It does not, until it is called.
+    Left,
+}
+
 /// A controller, as every part of the driver has it.
 #[derive(Debug)]
 pub struct Shared {
@@ -264,6 +290,10 @@ pub struct Shared {
     /// Its I/O queue pairs.
     pub ports: Box<[Port]>,
     state: AtomicU64,
+    /// 1 when the watch is left.
+    unwatched: AtomicU32,
+    /// 1 when a reset is asked for.
+    reset: AtomicU32,
     doorbell: EventFd,
 }
 
@@ -287,6 +317,8 @@ impl Shared {
             events: Events::default(),
             ports,
             state: AtomicU64::new(State::FIRST.0),
+            unwatched: AtomicU32::new(0),
+            reset: AtomicU32::new(0),
             doorbell: eventfd()?,
         })
     }
@@ -314,8 +346,37 @@ impl Shared {
     }
 
     /// Makes the supervisor look at wishes.
+    #[cold]
     pub fn call_supervisor(&self) {
         let _ = self.doorbell.write(1);
+    }
+
+    /// Says whether the supervisor looks once in a while. For the supervisor.
+    pub fn set_watch(&self, watch: Watch) {
+        // Relaxed: a hint, see `Supervisor::rest`.
+        self.unwatched.store(u32::from(watch == Watch::Left), Ordering::Relaxed);
+    }
+
+    /// Calls the supervisor if it does not look by itself: I/O begins.
+    #[inline]
+    pub fn call_watch(&self) {
+        // Relaxed: see `set_watch`.
+        if self.unwatched.load(Ordering::Relaxed) != 0 {
+            self.call_supervisor();
+        }
+    }
+
+    /// Asks for a reset. Any thread.
+    pub fn request_reset(&self) {
+        // Relaxed: the doorbell that follows is a system call.
+        self.reset.store(1, Ordering::Relaxed);
+        self.call_supervisor();
+    }
+
+    /// Whether a reset was asked for. For the supervisor.
+    pub fn take_reset_request(&self) -> bool {
+        // Relaxed: see `request_reset`; exchanged, so that one asked for meanwhile is not lost.
+        self.reset.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Fires when the supervisor was called.

@@ -274,6 +274,8 @@ impl PcieQueuePair {
         let deadline = now + self.io_timeout;
         if self.commands.in_device() == 0 {
             self.check_at = deadline;
+            self.port().publish_in_device(1);
+            self.shared.call_watch();
         }
         self.commands.begin(io, deadline, bounce, retries)
     }
@@ -364,7 +366,12 @@ impl PcieQueuePair {
             Phase::Live => self.start_over(),
             Phase::Dead => self.end_all(GONE),
         }
-        self.port().acknowledge(state);
+        let port = self.port();
+        port.publish_in_device(self.commands.in_device());
+        port.acknowledge(state);
+        if state.phase() == Phase::Halted {
+            self.shared.call_supervisor();
+        }
     }
 
     /// The queues were made anew; the device has forgotten what it had.
@@ -520,7 +527,9 @@ impl QueuePair for PcieQueuePair {
         if self.commands.in_device() > 0 {
             let reaped = self.reap(completions);
             if reaped > 0 {
-                self.port().publish_completed(self.counters.completed);
+                let port = &self.shared.ports[self.port];
+                port.publish_completed(self.counters.completed);
+                port.publish_in_device(self.commands.in_device());
             }
             count += reaped;
             if cx.now() >= self.check_at {

@@ -1,8 +1,9 @@
 //! Which memory the device knows, and at which address.
 //!
 //! [`Regions`] is the controller's list, which only grows; a core adds its own pool's region when
-//! it opens a queue pair. [`Table`] is a queue pair's copy: an address that lies in none of its
-//! regions is never given to the device.
+//! it opens a queue pair, and whoever has memory later (a pool that grows, a guest) has it added
+//! ([`super::Controller::share`]). [`Table`] is a queue pair's copy, which it renews when memory of
+//! an I/O is not in it: an address that lies in no region is never given to the device.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,17 +30,22 @@ pub struct Regions {
 
 impl Default for Regions {
     fn default() -> Self {
-        let slots = (0..REGIONS_MAX).map(|_| OnceLock::new()).collect();
-        Regions { slots, claimed: AtomicUsize::new(0) }
+        Regions::with_room(REGIONS_MAX)
     }
 }
 
 impl Regions {
+    /// A list with room for so many.
+    pub fn with_room(count: usize) -> Regions {
+        let slots = (0..count).map(|_| OnceLock::new()).collect();
+        Regions { slots, claimed: AtomicUsize::new(0) }
+    }
+
     /// Shows a region to the device, unless it knows it. One thread a region: that of its core.
     ///
     /// # Errors
     ///
-    /// The IOMMU refuses it, or there are [`REGIONS_MAX`] already.
+    /// The IOMMU refuses it, or the list is full.
     pub fn add(&self, platform: &dyn Platform, region: &Region) -> std::io::Result<()> {
         if self.iter().any(|known| known.id == region.id()) {
             return Ok(());
@@ -63,7 +69,7 @@ impl Regions {
     /// How many there are, at most: one that is being added may be counted already.
     fn count(&self) -> usize {
         // Relaxed: who sees an old number looks again with the next I/O.
-        self.claimed.load(Ordering::Relaxed).min(REGIONS_MAX)
+        self.claimed.load(Ordering::Relaxed).min(self.slots.len())
     }
 
     fn iter(&self) -> impl Iterator<Item = Known> {

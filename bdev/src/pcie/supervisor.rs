@@ -4,6 +4,11 @@
 //! there is nothing to do. A thread of its own calls it ([`super::controller`]); a test calls it
 //! itself. It waits for the controller's answers with deadlines, for a core's never: a halt that
 //! was not acknowledged is looked at again at the next call.
+//!
+//! It is called when something happened: an event of the drive (vector 0), a wish, an
+//! acknowledgement, the system wanting the drive back. A fatal status or a drive that is gone says
+//! nothing, so while I/O is in the device it looks at the registers every
+//! [`super::Options::health_interval`]; with none it rests until the next I/O begins.
 
 use std::sync::Arc;
 
@@ -17,7 +22,7 @@ use super::event::{ControllerEvent, ResetReason};
 use super::identity::{ControllerIdentity, Namespace, ShadowDoorbells};
 use super::layout;
 use super::options::RESETS_MAX;
-use super::port::{Owner, Phase, Shared, State, Wish};
+use super::port::{Owner, Phase, Shared, State, Watch, Wish};
 use super::ring::Position;
 use crate::nvme::admin_command::GetLogPage;
 use crate::nvme::async_event::AsyncEvent;
@@ -27,8 +32,6 @@ use crate::nvme::log_page::{self, SmartLog};
 use crate::nvme::opcode::AdminOpcode;
 use crate::nvme::register::Capabilities;
 
-/// How long until the supervisor looks again whether a halt was acknowledged.
-const HALT_LOOK: Nanos = Nanos::from_millis(1);
 /// Health warnings that a controller is asked to tell of at once.
 const HEALTH_EVENTS: u32 = 0x1f;
 /// Events beside health that are worth a request.
@@ -68,6 +71,18 @@ pub struct Supervisor {
     state: State,
     resets_in_row: u32,
     completed: u64,
+    /// Completions at the last look.
+    seen: u64,
+    events: EventNews,
+}
+
+/// How the supervisor comes to know of the drive's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventNews {
+    /// Vector 0 calls it.
+    Interrupt,
+    /// It has to look.
+    Look,
 }
 
 impl Supervisor {
@@ -82,26 +97,62 @@ impl Supervisor {
             state: State::FIRST,
             resets_in_row: 0,
             completed: 0,
+            seen: 0,
+            events: EventNews::Look,
         };
         supervisor.start_events();
         supervisor
     }
 
-    /// Does what is due; returns when it wants to be called again at the latest. Sooner when
-    /// [`Shared::doorbell`] or vector 0 fires.
-    pub fn serve(&mut self) -> Nanos {
+    /// Says how it comes to know of events; before, it looks.
+    pub fn set_event_news(&mut self, events: EventNews) {
+        self.events = events;
+    }
+
+    /// Does what is due; returns how long it may be left alone, for ever when nothing is said. To
+    /// be called sooner when [`Shared::doorbell`], vector 0 or [`Platform::removal`] fires.
+    ///
+    /// [`Platform::removal`]: super::platform::Platform::removal
+    pub fn serve(&mut self) -> Option<Nanos> {
         self.shared.clear_doorbell();
+        self.shared.set_watch(Watch::Kept);
         match self.mode {
             Mode::Running => self.run(),
             Mode::Halting(reason, until) => self.proceed(reason, until),
             Mode::Dead => {}
         }
-        let interval = self.shared.options.health_interval;
-        let interval = Nanos(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX));
         match self.mode {
-            Mode::Halting(..) => HALT_LOOK,
-            Mode::Running | Mode::Dead => interval,
+            // The cores' acknowledgements call it.
+            Mode::Halting(_, until) => Some(until.since(self.shared.platform.now())),
+            Mode::Running => self.rest(),
+            Mode::Dead => None,
         }
+    }
+
+    /// How long a controller that is well may be left alone.
+    fn rest(&mut self) -> Option<Nanos> {
+        let completed = self.completed_now();
+        let quiet = completed == self.seen && !self.has_io();
+        self.seen = completed;
+        if quiet && self.events == EventNews::Interrupt {
+            self.shared.set_watch(Watch::Left);
+            // An I/O that begins just now and does not see it is met by this look, or at the worst
+            // by the next that begins with none in the device, or by its own deadline.
+            if !self.has_io() {
+                return None;
+            }
+            self.shared.set_watch(Watch::Kept);
+        }
+        let interval = self.shared.options.health_interval;
+        Some(Nanos(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    fn has_io(&self) -> bool {
+        self.shared.ports.iter().any(|port| port.in_device() > 0)
+    }
+
+    fn completed_now(&self) -> u64 {
+        self.shared.ports.iter().map(|port| port.completed()).sum()
     }
 
     /// True when the controller is gone or was given up.
@@ -124,7 +175,11 @@ impl Supervisor {
         }
         if self.shared.platform.is_wanted_back() {
             self.shared.events.add(ControllerEvent::WantedBack);
-            self.let_go();
+            self.part();
+            return Ok(());
+        }
+        if self.shared.take_reset_request() {
+            self.halt(ResetReason::Asked);
             return Ok(());
         }
         let events = self.admin.take_events()?;
@@ -276,8 +331,13 @@ impl Supervisor {
     /// Stops I/O on every core.
     fn halt(&mut self, reason: ResetReason) {
         self.shared.events.add(ControllerEvent::Resetting(reason));
-        let completed = self.shared.ports.iter().map(|port| port.completed()).sum();
-        self.resets_in_row = if completed == self.completed { self.resets_in_row + 1 } else { 1 };
+        let completed = self.completed_now();
+        self.resets_in_row = match reason {
+            // Somebody else's doing says nothing of the drive.
+            ResetReason::Asked => 0,
+            _ if completed == self.completed => self.resets_in_row + 1,
+            _ => 1,
+        };
         self.completed = completed;
         if self.resets_in_row > RESETS_MAX {
             self.give_up(reason);
@@ -392,17 +452,26 @@ impl Supervisor {
         }
         self.mode = Mode::Dead;
         self.shared.set_state(self.state);
+        // Nothing is to be had from it any more: the system may unplug it, or bind it anew. Where
+        // it still reaches memory it is held, and this is refused.
+        let _ = platform.surrender();
+    }
+
+    /// Ends a controller that is well: it hears of it, and writes its cache.
+    fn part(&mut self) {
+        let platform = self.shared.platform.clone();
+        self.state = self.state.then(Phase::Halted);
+        self.shared.set_state(self.state);
+        // One that does not get ready for its end meets it all the same.
+        let _ = bring_up::shut_down(self.bar, &*platform, &self.attached.identity);
+        self.let_go();
     }
 
     /// Shuts the controller down and lets it go. What is still in flight fails.
     pub fn finish(mut self) {
         let platform = self.shared.platform.clone();
         if self.mode != Mode::Dead {
-            self.state = self.state.then(Phase::Halted);
-            self.shared.set_state(self.state);
-            // A controller that does not get ready for its end meets it all the same.
-            let _ = bring_up::shut_down(self.bar, &*platform, &self.attached.identity);
-            self.let_go();
+            self.part();
         }
         self.admin.into_memory().unmap(&*platform);
     }

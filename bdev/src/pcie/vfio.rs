@@ -1,9 +1,11 @@
 //! A drive over VFIO: the real platform.
 //!
-//! A container and a group for each controller, so that nothing of one can be reached by another.
-//! Regions get device addresses of this module's own, from 4 GiB up, clear of the window that
-//! interrupts are sent to; physical addresses are never known. Opened on control threads; vectors
-//! are given and taken by cores that go to sleep. Kernel documentation `driver-api/vfio`.
+//! What is held of the function ([`super::hold`]) is behind a lock, to be given back as a whole
+//! when the system wants the function: the registers are then a page of all ones, and every call
+//! that needs the function is refused. Regions get device addresses of this module's own, from
+//! 4 GiB up, clear of the window that interrupts are sent to; physical addresses are never known.
+//! Opened on control threads; vectors are given and taken by cores that go to sleep. Kernel
+//! documentation `driver-api/vfio`.
 
 use std::fs::File;
 use std::io;
@@ -13,19 +15,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use reactor::Nanos;
 use reactor::dma::Region;
 use reactor::dma::region::HUGE_PAGE_BYTES;
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioError, VfioOps};
 
 use super::bar::Bar;
 use super::error::PcieError;
+use super::hold::Hold;
+use super::numa::{self, Node};
 use super::platform::{Mapping, Notify, Platform};
 use super::sigbus::Guard;
 
@@ -60,18 +63,32 @@ nix::ioctl_none_bad!(reset_device, nix::request_code_none!(b';', 111));
 
 /// A PCI function that is bound to vfio-pci.
 pub struct Vfio {
-    device: VfioDevice,
-    container: Arc<VfioContainer>,
-    /// The device's descriptor once more, to read and write its configuration space.
-    file: File,
+    held: Mutex<Held>,
     config_offset: u64,
     bar: Bar,
     _guard: Guard,
     vectors: u16,
     wanted_back: EventFd,
     next_address: AtomicU64,
-    mappings: Mutex<Vec<Mapping>>,
+    node: Option<Node>,
     started: Instant,
+}
+
+/// What there is of the function.
+struct Held {
+    /// None once the system has it back.
+    hold: Option<Hold>,
+    mappings: Vec<Mapping>,
+}
+
+impl Held {
+    fn hold(&self) -> io::Result<&Hold> {
+        self.hold.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn take_away(&self, mapping: Mapping) -> io::Result<()> {
+        self.hold()?.unmap(mapping.address, mapping.len_bytes)
+    }
 }
 
 impl std::fmt::Debug for Vfio {
@@ -87,34 +104,25 @@ impl Vfio {
     ///
     /// VFIO refuses it; each with what to do about it where something can be done.
     pub fn open(device: &Path, address: &str) -> Result<Vfio, PcieError> {
-        let container = VfioContainer::new(None).map_err(|error| explain(error, address))?;
-        let container = Arc::new(container);
-        let operations: Arc<dyn VfioOps> = container.clone();
-        let device =
-            VfioDevice::new(device, operations, false).map_err(|error| explain(error, address))?;
-        // SAFETY: the device has its descriptor open while it is borrowed here.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
-        let file =
-            borrowed.try_clone_to_owned().map(File::from).map_err(system("no descriptor"))?;
-        let config_offset = device.get_region_offset(REGION_CONFIG);
-        enable_bus(&file, config_offset).map_err(system("the PCI command register"))?;
-        let (bar, guard) = map_bar(&device, &file)?;
-        let vectors = device.get_irq_info(IRQ_MSIX).map_or(0, |info| info.count);
-        let vectors = u16::try_from(vectors.min(VECTORS_MAX)).expect("few vectors");
+        let hold = Hold::take(device, address)?;
+        let (config_offset, _) =
+            hold.region(REGION_CONFIG).map_err(system("the configuration space"))?;
+        enable_bus(hold.file(), config_offset).map_err(system("the PCI command register"))?;
+        let (bar, guard) = map_bar(&hold)?;
+        let vectors = hold.interrupts(IRQ_MSIX).min(VECTORS_MAX);
+        let vectors = u16::try_from(vectors).expect("few vectors");
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wanted_back =
             EventFd::from_flags(flags).map_err(io::Error::from).map_err(system("no descriptor"))?;
         let opened = Vfio {
-            device,
-            container,
-            file,
+            held: Mutex::new(Held { hold: Some(hold), mappings: Vec::new() }),
             config_offset,
             bar,
             _guard: guard,
             vectors,
             wanted_back,
             next_address: AtomicU64::new(FIRST_ADDRESS),
-            mappings: Mutex::new(Vec::new()),
+            node: numa::of_device(device),
             started: Instant::now(),
         };
         opened.start_interrupts().map_err(system("the interrupts of the device"))?;
@@ -123,73 +131,56 @@ impl Vfio {
 
     /// Turns MSI-X on, with nobody told of any vector; and has us told when we are to leave.
     fn start_interrupts(&self) -> io::Result<()> {
+        let held = self.held();
+        let hold = held.hold()?;
         if self.vectors > 0 {
             let nobody = vec![-1; usize::from(self.vectors)];
-            self.set_eventfds(IRQ_MSIX, 0, &nobody)?;
+            set_eventfds(hold.file(), IRQ_MSIX, 0, &nobody)?;
         }
-        if self.device.get_irq_info(IRQ_REQUEST).is_some_and(|info| info.count > 0) {
-            self.set_eventfds(IRQ_REQUEST, 0, &[self.wanted_back.as_fd().as_raw_fd()])?;
+        if hold.interrupts(IRQ_REQUEST) > 0 {
+            set_eventfds(hold.file(), IRQ_REQUEST, 0, &[self.wanted_back.as_fd().as_raw_fd()])?;
         }
         Ok(())
     }
 
-    /// Gives vectors of an index, from `start` on, their eventfds; -1 takes one away.
-    fn set_eventfds(&self, index: u32, start: u32, eventfds: &[i32]) -> io::Result<()> {
-        let len_bytes = (IRQ_HEADER_WORDS + eventfds.len()) * size_of::<u32>();
-        let too_many = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        let mut words = Vec::with_capacity(IRQ_HEADER_WORDS + eventfds.len());
-        words.push(u32::try_from(len_bytes).map_err(too_many)?);
-        words.push(IRQ_DATA_EVENTFD | IRQ_ACTION_TRIGGER);
-        words.push(index);
-        words.push(start);
-        words.push(u32::try_from(eventfds.len()).map_err(too_many)?);
-        words.extend(eventfds.iter().map(|eventfd| eventfd.cast_unsigned()));
-        // SAFETY: the words are a `struct vfio_irq_set` with its eventfds, as long as it says.
-        unsafe { set_irqs(self.file.as_raw_fd(), words.as_ptr()) }?;
+    /// Puts ordinary memory in the place of the registers, which would keep the device's file open.
+    /// It reads as all ones, as the registers of a device do that is gone.
+    fn replace_bar(&self) -> io::Result<()> {
+        let length = NonZeroUsize::new(self.bar.len_bytes() as usize).expect("it was mapped");
+        let address = NonZeroUsize::new(self.bar.base().addr());
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: exactly the mapping that `map_bar` made is replaced, by memory of the same length
+        // that may be read and written the same way; nothing but volatile accesses goes there.
+        let base = unsafe { mmap_anonymous(address, length, protection, flags) }?;
+        // SAFETY: just mapped, and this long.
+        unsafe { base.cast::<u8>().as_ptr().write_bytes(0xff, length.get()) };
         Ok(())
     }
 
-    fn mappings(&self) -> MutexGuard<'_, Vec<Mapping>> {
-        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn take_away(&self, mapping: Mapping) -> io::Result<()> {
-        self.container
-            .vfio_dma_unmap(mapping.address, mapping.len_bytes)
-            .map_err(|error| io::Error::other(error.to_string()))
-    }
+/// Gives vectors of an index, from `start` on, their eventfds; -1 takes one away.
+fn set_eventfds(file: &File, index: u32, start: u32, eventfds: &[i32]) -> io::Result<()> {
+    let len_bytes = (IRQ_HEADER_WORDS + eventfds.len()) * size_of::<u32>();
+    let too_many = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut words = Vec::with_capacity(IRQ_HEADER_WORDS + eventfds.len());
+    words.push(u32::try_from(len_bytes).map_err(too_many)?);
+    words.push(IRQ_DATA_EVENTFD | IRQ_ACTION_TRIGGER);
+    words.push(index);
+    words.push(start);
+    words.push(u32::try_from(eventfds.len()).map_err(too_many)?);
+    words.extend(eventfds.iter().map(|eventfd| eventfd.cast_unsigned()));
+    // SAFETY: the words are a `struct vfio_irq_set` with its eventfds, as long as it says.
+    unsafe { set_irqs(file.as_raw_fd(), words.as_ptr()) }?;
+    Ok(())
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> PcieError {
     move |source| PcieError::System { what, source }
-}
-
-/// What VFIO's refusal means.
-fn explain(error: VfioError, address: &str) -> PcieError {
-    let address = address.to_owned();
-    match error {
-        VfioError::OpenContainer(source) => {
-            PcieError::Permission { path: String::from("/dev/vfio/vfio"), source }
-        }
-        VfioError::OpenGroup(source, group) => match source.raw_os_error() {
-            Some(libc::EBUSY) => PcieError::InUse { address },
-            _ => PcieError::Permission { path: format!("/dev/vfio/{group}"), source },
-        },
-        VfioError::GroupViable => PcieError::SharedGroup {
-            address,
-            group: String::from("of it"),
-            others: String::from("devices of the kernel"),
-        },
-        VfioError::ContainerSetIOMMU(source) => PcieError::System {
-            what: "the IOMMU cannot be used (without interrupt remapping it takes \
-                   vfio_iommu_type1.allow_unsafe_interrupts=1)",
-            source: io::Error::from_raw_os_error(source.errno()),
-        },
-        other => PcieError::System {
-            what: "VFIO refuses the device",
-            source: io::Error::other(other.to_string()),
-        },
-    }
 }
 
 /// Lets the device answer at its BAR and reach memory.
@@ -200,18 +191,18 @@ fn enable_bus(file: &File, config_offset: u64) -> io::Result<()> {
     file.write_all_at(&command.to_le_bytes(), config_offset + PCI_COMMAND)
 }
 
-fn map_bar(device: &VfioDevice, file: &File) -> Result<(Bar, Guard), PcieError> {
-    let size = device.get_region_size(REGION_BAR0).min(BAR_BYTES_MAX);
+fn map_bar(hold: &Hold) -> Result<(Bar, Guard), PcieError> {
+    let (offset, size) = hold.region(REGION_BAR0).map_err(system("its BAR"))?;
+    let size = size.min(BAR_BYTES_MAX);
     if size < BAR_BYTES_MIN {
         return Err(PcieError::Unsupported("its BAR is too short for its doorbells"));
     }
     let len_bytes = u32::try_from(size).expect("at most BAR_BYTES_MAX");
     let length = NonZeroUsize::new(len_bytes as usize).expect("at least BAR_BYTES_MIN");
-    let offset = i64::try_from(device.get_region_offset(REGION_BAR0))
-        .map_err(|_| PcieError::Unsupported("its BAR is nowhere"))?;
+    let offset = i64::try_from(offset).map_err(|_| PcieError::Unsupported("its BAR is nowhere"))?;
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
-    let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, file, offset) }
+    let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, hold.file(), offset) }
         .map_err(io::Error::from)
         .map_err(system("its BAR cannot be mapped"))?;
     let guard = Guard::new(base.as_ptr().addr(), length.get());
@@ -241,29 +232,29 @@ impl Platform for Vfio {
         let address = self.next_address.fetch_add(len_bytes as u64, Ordering::Relaxed);
         debug_assert!(address.is_multiple_of(HUGE_PAGE_BYTES as u64), "aligned to a hugepage");
         let mapping = Mapping { address, len_bytes };
-        let mut mappings = self.mappings();
+        let mut held = self.held();
         // SAFETY: the region stays mapped for the life of the process. What references there are
         // to its memory are made by the owner of a buffer, while no I/O has the buffer, and the
         // device writes only where an I/O told it to.
-        unsafe { self.container.vfio_dma_map(address, len_bytes, region.base().as_ptr()) }
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        mappings.push(mapping);
+        unsafe { held.hold()?.map(address, len_bytes, region.base().as_ptr()) }?;
+        held.mappings.push(mapping);
         Ok(mapping)
     }
 
     fn unmap(&self, mapping: Mapping) -> io::Result<()> {
-        let mut mappings = self.mappings();
-        let Some(index) = mappings.iter().position(|one| *one == mapping) else { return Ok(()) };
-        self.take_away(mapping)?;
-        mappings.swap_remove(index);
+        let mut held = self.held();
+        let index = held.mappings.iter().position(|one| *one == mapping);
+        let Some(index) = index else { return Ok(()) };
+        held.take_away(mapping)?;
+        held.mappings.swap_remove(index);
         Ok(())
     }
 
     fn revoke(&self) -> io::Result<()> {
-        let mut mappings = self.mappings();
-        while let Some(mapping) = mappings.last() {
-            self.take_away(*mapping)?;
-            mappings.pop();
+        let mut held = self.held();
+        while let Some(mapping) = held.mappings.last() {
+            held.take_away(*mapping)?;
+            held.mappings.pop();
         }
         Ok(())
     }
@@ -277,17 +268,38 @@ impl Platform for Vfio {
             Notify::Nobody => -1,
             Notify::Eventfd(eventfd) => eventfd.as_raw_fd(),
         };
-        self.set_eventfds(IRQ_MSIX, u32::from(vector), &[eventfd])
+        set_eventfds(self.held().hold()?.file(), IRQ_MSIX, u32::from(vector), &[eventfd])
     }
 
     fn reset(&self) -> io::Result<()> {
+        let held = self.held();
+        let file = held.hold()?.file();
         // SAFETY: a request without an argument, on the device's descriptor.
-        unsafe { reset_device(self.file.as_raw_fd()) }?;
-        enable_bus(&self.file, self.config_offset)
+        unsafe { reset_device(file.as_raw_fd()) }?;
+        enable_bus(file, self.config_offset)
     }
 
     fn is_wanted_back(&self) -> bool {
         self.wanted_back.read() != Err(Errno::EAGAIN)
+    }
+
+    fn removal(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wanted_back.as_fd())
+    }
+
+    fn surrender(&self) -> io::Result<()> {
+        let mut held = self.held();
+        if !held.mappings.is_empty() {
+            // The kernel would take them away with the last descriptor, but then nobody would know.
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        self.replace_bar()?;
+        held.hold = None;
+        Ok(())
+    }
+
+    fn node(&self) -> Option<Node> {
+        self.node
     }
 
     fn now(&self) -> Nanos {

@@ -4,11 +4,12 @@
 //! the measurements take the cost of a step off.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use reactor::Nanos;
 use reactor::dma::Region;
 use reactor::random::Random;
@@ -34,6 +35,8 @@ struct Inner {
     core: Mutex<Core>,
     bar: Bar,
     now_ns: AtomicU64,
+    wanted_back: EventFd,
+    surrendered: AtomicBool,
 }
 
 impl SoftwareController {
@@ -46,7 +49,14 @@ impl SoftwareController {
         // as long as the platform lives; they are atomics, which a shared reference may be written
         // through, and aligned by the allocation to more than 8 bytes or checked to be here.
         let bar = unsafe { Bar::new(base, BAR_BYTES) };
-        let inner = Inner { core: Mutex::new(core), bar, now_ns: AtomicU64::new(0) };
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let inner = Inner {
+            core: Mutex::new(core),
+            bar,
+            now_ns: AtomicU64::new(0),
+            wanted_back: EventFd::from_flags(flags).expect("a descriptor is left for a test"),
+            surrendered: AtomicBool::new(false),
+        };
         SoftwareController { inner: Arc::new(inner) }
     }
 
@@ -112,6 +122,17 @@ impl SoftwareController {
         self.core().host.count()
     }
 
+    /// Wants itself back, as a system does that unplugs a device.
+    pub fn want_back(&self) {
+        let _ = self.inner.wanted_back.write(1);
+    }
+
+    /// Whether the driver has not given it back.
+    pub fn is_held(&self) -> bool {
+        // Acquire, partner: the release in `surrender`.
+        !self.inner.surrendered.load(Ordering::Acquire)
+    }
+
     /// Moves the clock of control threads.
     pub fn advance(&self, span: Nanos) {
         // Relaxed: a number and nothing else.
@@ -162,6 +183,23 @@ impl Platform for SoftwareController {
 
     fn reset(&self) -> io::Result<()> {
         self.core().function_reset();
+        Ok(())
+    }
+
+    fn is_wanted_back(&self) -> bool {
+        self.inner.wanted_back.read().is_ok()
+    }
+
+    fn removal(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.inner.wanted_back.as_fd())
+    }
+
+    fn surrender(&self) -> io::Result<()> {
+        if self.core().host.count() > 0 {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        // Release, partner: the acquire in `is_held`.
+        self.inner.surrendered.store(true, Ordering::Release);
         Ok(())
     }
 
