@@ -38,8 +38,9 @@ use crate::queue_pair::{Busy, QueuePair};
 /// How soon a wish is repeated that the supervisor had no room for.
 const WISH_AGAIN: Nanos = Nanos::from_millis(10);
 
-/// What an I/O ends with when its controller is gone.
-pub const GONE: Status = Status::INTERNAL_PATH_ERROR;
+/// What an I/O ends with when its controller is gone for good. Not to be tried again: a host that
+/// has several paths tries a path error anew for ever, and a local drive has no other path.
+pub const GONE: Status = Status::INTERNAL_PATH_ERROR.with_do_not_retry();
 /// What an I/O ends with when a reset took it and it is not to be sent again.
 pub const RESET: Status = Status::CONTROLLER_PATHING_ERROR;
 
