@@ -10,18 +10,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use bdev::fault::Failure;
-use bdev::{BlockDevice, Completions, Io, Lba, Operation, OperationSet, QueuePair, Status, Token};
+use bdev::{
+    BlockDevice, Completions, Geometry, Io, Lba, Operation, OperationSet, QueuePair, Status, Token,
+};
 use reactor::cores::CoreId;
 use reactor::dma::{DmaBuffer, DmaPool, PagePreference, PoolConfig};
 use reactor::random::Random;
 use reactor::socket::epoll::EpollNetwork;
 use reactor::{Clock, Cx, Nanos, VirtualClock};
 
-use crate::child::{ChildIndex, ChildSet, FaultReason};
-use crate::home::Home;
+use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
+use crate::home::{ChildReport, Home};
 use crate::nexus::Nexus;
+use crate::rebuild::RebuildEnd;
 use crate::testing::{BLOCK_BYTES, config, disk, faulty, slow};
-use crate::truth::{ControlIo, CopyOrder, Discard, MemberChange, NotRebuilt, Truth, TruthEvent};
+use crate::truth::{
+    ControlIo, CopyOrder, Discard, MemberChange, NotRebuilt, Truth, TruthEvent, Untracked,
+};
 use crate::watch::{Log, Stamp, Watch};
 
 const DEPTH: u32 = 8;
@@ -35,13 +40,20 @@ struct Hesitant {
     random: Random,
     is_deciding: bool,
     is_frozen: bool,
+    /// What is decided, at once.
+    inner: Untracked,
 }
 
 impl Truth for Hesitant {
-    fn begin_change(&mut self, _: &mut Cx, change: MemberChange) {
+    fn attach(&mut self, volume: Geometry, members: ChildSet) {
+        self.inner.attach(volume, members);
+    }
+
+    fn begin_change(&mut self, cx: &mut Cx, change: MemberChange) {
         assert!(!self.is_deciding, "one change at a time");
         assert!(!change.after.is_empty() && change.after != change.before);
         self.is_deciding = true;
+        self.inner.begin_change(cx, change);
     }
 
     fn marks_regions(&self) -> bool {
@@ -56,26 +68,37 @@ impl Truth for Hesitant {
         unreachable!("regions are not marked");
     }
 
-    fn begin_target(&mut self, _: &mut Cx, _: ChildIndex, _: Discard) -> Result<(), NotRebuilt> {
-        Err(NotRebuilt::Busy)
+    fn begin_target(
+        &mut self,
+        cx: &mut Cx,
+        child: ChildIndex,
+        discard: Discard,
+    ) -> Result<(), NotRebuilt> {
+        self.inner.begin_target(cx, child, discard)
     }
 
-    fn target_lost(&mut self, _: &mut Cx, _: ChildIndex) {}
+    fn target_lost(&mut self, cx: &mut Cx, child: ChildIndex) {
+        self.inner.target_lost(cx, child);
+    }
 
     fn next_copy(&mut self) -> Option<CopyOrder> {
-        None
+        self.inner.next_copy()
     }
 
-    fn copied(&mut self, _: &mut Cx, _: CopyOrder) {}
+    fn copied(&mut self, cx: &mut Cx, order: CopyOrder) {
+        self.inner.copied(cx, order);
+    }
 
-    fn copy_failed(&mut self, _: &mut Cx, _: CopyOrder, _: ChildIndex) {}
+    fn copy_failed(&mut self, cx: &mut Cx, order: CopyOrder, child: ChildIndex) {
+        self.inner.copy_failed(cx, order, child);
+    }
 
     fn copies_left(&self) -> u64 {
-        0
+        self.inner.copies_left()
     }
 
-    fn is_complete(&self, _: ChildIndex) -> bool {
-        false
+    fn is_complete(&self, child: ChildIndex) -> bool {
+        self.inner.is_complete(child)
     }
 
     fn begin_close(&mut self, _: &mut Cx) {}
@@ -84,7 +107,7 @@ impl Truth for Hesitant {
         unreachable!("nothing was submitted");
     }
 
-    fn poll(&mut self, _: &mut Cx, _: &mut dyn ControlIo) -> Option<TruthEvent> {
+    fn poll(&mut self, cx: &mut Cx, io: &mut dyn ControlIo) -> Option<TruthEvent> {
         if self.is_frozen && self.random.chance(0.2) {
             self.is_frozen = false;
             return Some(TruthEvent::Thawed);
@@ -93,11 +116,12 @@ impl Truth for Hesitant {
             self.is_frozen = true;
             return Some(TruthEvent::Frozen);
         }
-        if self.is_deciding && !self.is_frozen && self.random.chance(0.1) {
-            self.is_deciding = false;
-            return Some(TruthEvent::InForce);
+        if self.is_frozen || self.random.chance(0.9) {
+            return None;
         }
-        None
+        let event = self.inner.poll(cx, io);
+        self.is_deciding &= event != Some(TruthEvent::InForce);
+        event
     }
 
     fn wake(&self) -> reactor::Wake {
@@ -143,6 +167,8 @@ struct Cluster {
     by_block: HashMap<u64, Vec<Stamp>>,
     failures: HashSet<u16>,
     acknowledged: u64,
+    /// When a child became a member, of those that were rebuilt.
+    joined_at: HashMap<ChildIndex, u64>,
 }
 
 fn context(hand: &VirtualClock, core: u16) -> Cx {
@@ -197,7 +223,8 @@ impl Cluster {
         let nexus = Nexus::new(config(devices)).unwrap();
         let mut home_cx = context(&hand, 9);
         let decisions = Random::new(random.next_u64());
-        let truth = Hesitant { random: decisions, is_deciding: false, is_frozen: false };
+        let inner = Untracked::default();
+        let truth = Hesitant { random: decisions, is_deciding: false, is_frozen: false, inner };
         let home = Home::new(nexus.clone(), &mut home_cx, Box::new(truth));
         Cluster {
             nexus,
@@ -213,6 +240,7 @@ impl Cluster {
             by_block: HashMap::new(),
             failures: HashSet::new(),
             acknowledged: 0,
+            joined_at: HashMap::new(),
         }
     }
 
@@ -297,7 +325,7 @@ impl Cluster {
                 for (block, at) in range.zip((0..).step_by(BLOCK_BYTES as usize)) {
                     let bytes = &pending.buffer.bytes(pending.blocks * BLOCK_BYTES)[at..at + 4];
                     let stamp = Stamp::from_le_bytes(bytes.try_into().unwrap());
-                    self.check_on_members(block, stamp, "read");
+                    self.check_read_on_members(block, stamp, pending.began);
                     self.check_fresh(block, stamp, pending.began);
                 }
             }
@@ -313,6 +341,25 @@ impl Cluster {
         for child in self.members() {
             let has = self.logs[child.get()].lock().unwrap().has(block, stamp);
             assert!(has, "block {block}: {stamp} was {what}, and member {child} lacks it");
+        }
+    }
+
+    /// A member that was rebuilt since the read began may have what was written over it instead.
+    fn check_read_on_members(&self, block: u64, stamp: Stamp, began: u64) {
+        for child in self.members() {
+            let log = self.logs[child.get()].lock().unwrap();
+            let is_over = |later: &Stamp| {
+                let acknowledged = self.writes[&(block, *later)].acknowledged;
+                log.has(block, *later) && acknowledged.is_none_or(|at| at >= began)
+            };
+            let has = log.has(block, stamp);
+            let joined_at = self.joined_at.get(&child).copied().unwrap_or(0);
+            let is_overwritten = || self.by_block.get(&block).into_iter().flatten().any(is_over);
+            let has_later = joined_at >= began && is_overwritten();
+            assert!(
+                has || has_later,
+                "block {block}: {stamp} was read, and member {child} lacks it"
+            );
         }
     }
 
@@ -344,9 +391,25 @@ impl Cluster {
         }
     }
 
+    /// A child that is out comes back, or what goes on of the kind is stopped, paused or resumed.
+    fn rebuild(&mut self) {
+        let is_out = |child: &ChildReport| !matches!(child.state, ChildState::Open);
+        let out: Vec<_> = self.home.children().filter(is_out).map(|child| child.name).collect();
+        let Some(name) = out.first() else { return drop(self.home.verify()) };
+        match self.random.below(10) {
+            0 => drop(self.home.stop_rebuild(&mut self.home_cx, name)),
+            1 => drop(self.home.pause_rebuild(name)),
+            2 => drop(self.home.resume_rebuild(name)),
+            _ => drop(self.home.begin_target(&mut self.home_cx, name, Discard::No)),
+        }
+    }
+
     fn poll_home(&mut self) {
         self.home_cx.advance_clock();
+        let before = self.members();
         self.home.poll(&mut self.home_cx);
+        let joined = self.members().minus(before);
+        self.joined_at.extend(joined.iter().map(|child| (child, self.step)));
     }
 
     fn run(&mut self, steps: u64) {
@@ -361,12 +424,16 @@ impl Cluster {
                 80..93 => self.poll_home(),
                 93..98 => self.hand.advance(Nanos::from_micros(self.random.below(3000))),
                 98 if self.random.chance(0.1) => self.operate(),
+                98 => self.rebuild(),
                 99 if self.cores.len() < cores => self.open_core(),
                 99 if self.random.chance(0.1) => self.close_idle_core(),
                 _ => {}
             }
         }
         self.home.resume();
+        if let Some(rebuild) = self.home.rebuild() {
+            self.home.resume_rebuild(&rebuild.name).unwrap();
+        }
         self.drain();
     }
 
@@ -380,14 +447,22 @@ impl Cluster {
     fn drain(&mut self) {
         for round in 0.. {
             let home = &self.home;
-            let queue_pairs = || self.cores.iter().map(|core| &core.queue_pair).collect::<Vec<_>>();
-            assert!(round < 20_000, "it never ends: {home:?}, {:?}", queue_pairs());
+            let inflight = || self.cores.iter().map(|core| core.pending.len()).collect::<Vec<_>>();
+            assert!(
+                round < 20_000,
+                "it never ends: {:?} in flight, changing: {}, {:?}, {:?}",
+                inflight(),
+                home.is_changing(),
+                home.rebuild(),
+                home.verification(),
+            );
             self.step += 1;
             (0..self.cores.len()).for_each(|core| self.poll(core));
             self.poll_home();
             self.hand.advance(Nanos::from_millis(1));
             let pending = self.cores.iter().any(|core| !core.pending.is_empty());
-            if !pending && !self.home.is_changing() {
+            let is_still = self.home.rebuild().is_none() && self.home_cx.dma.taken() == 0;
+            if !pending && !self.home.is_changing() && is_still {
                 break;
             }
         }
@@ -445,16 +520,19 @@ impl Cluster {
 fn members_have_every_acknowledged_write_whatever_fails_on_whatever_core() {
     let mut acknowledged = 0;
     let mut failures = HashSet::new();
+    let mut rebuilds = Vec::new();
     for seed in 0..300 {
         let run = std::panic::AssertUnwindSafe(|| {
             let mut cluster = Cluster::new(seed);
             cluster.run(1500);
             cluster.check_end();
-            (cluster.acknowledged, cluster.failures)
+            let ends = cluster.home.rebuild_history().map(|record| record.end).collect::<Vec<_>>();
+            (cluster.acknowledged, cluster.failures, ends)
         });
         match std::panic::catch_unwind(run) {
-            Ok((count, statuses)) => {
+            Ok((count, statuses, ends)) => {
                 acknowledged += count;
+                rebuilds.extend(ends);
                 failures.extend(statuses);
             }
             Err(panic) => {
@@ -464,5 +542,8 @@ fn members_have_every_acknowledged_write_whatever_fails_on_whatever_core() {
         }
     }
     assert!(acknowledged > 15_000, "only {acknowledged} writes were acknowledged");
+    let count = |end| rebuilds.iter().filter(|rebuild| **rebuild == end).count();
+    let completed = count(RebuildEnd::Completed);
+    assert!(completed > 20, "only {completed} of {} rebuilds were completed", rebuilds.len());
     assert!(failures.len() > 1, "the last member's errors are the host's: {failures:?}");
 }

@@ -16,8 +16,8 @@ pub(crate) type Stamp = u32;
 /// What a child was given.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    /// Writes at the child: queue pair, token, first block, end, stamp.
-    inflight: Vec<(usize, Token, u64, u64, Stamp)>,
+    /// Writes at the child: queue pair, token, first block, end, and the stamp of each block.
+    inflight: Vec<(usize, Token, u64, u64, Vec<Stamp>)>,
     /// Writes that it has done, by block.
     done: HashSet<(u64, Stamp)>,
     queue_pairs: usize,
@@ -68,7 +68,8 @@ impl BlockDevice for Watch {
         let mut log = self.log.lock().unwrap();
         log.queue_pairs += 1;
         let number = log.queue_pairs;
-        Ok(Box::new(WatchQueuePair { inner, log: self.log.clone(), number }))
+        let block_bytes = self.inner.geometry().block_bytes;
+        Ok(Box::new(WatchQueuePair { inner, log: self.log.clone(), number, block_bytes }))
     }
 }
 
@@ -77,6 +78,7 @@ struct WatchQueuePair {
     inner: Box<dyn QueuePair>,
     log: Arc<Mutex<Log>>,
     number: usize,
+    block_bytes: u32,
 }
 
 impl QueuePair for WatchQueuePair {
@@ -84,15 +86,19 @@ impl QueuePair for WatchQueuePair {
         self.inner.submit(cx, io)?;
         if io.operation.changes_blocks() {
             let (start, end) = (io.lba.0, io.lba.0 + u64::from(io.blocks));
-            let mut stamp = [0; 4];
-            if let Some(segment) = io.memory.segments().first() {
-                segment.read(0, &mut stamp);
-            }
+            let stamps = (0..io.blocks).map(|block| {
+                let mut stamp = [0; 4];
+                if let Some(segment) = io.memory.segments().first() {
+                    segment.read(block * self.block_bytes, &mut stamp);
+                }
+                Stamp::from_le_bytes(stamp)
+            });
+            let stamps = stamps.collect();
             let mut log = self.log.lock().unwrap();
             for (.., from, to, _) in &log.inflight {
                 assert!(*from >= end || start >= *to, "two writes to one block are at a child");
             }
-            let entry = (self.number, io.token, start, end, Stamp::from_le_bytes(stamp));
+            let entry = (self.number, io.token, start, end, stamps);
             log.inflight.push(entry);
         }
         Ok(())
@@ -108,13 +114,13 @@ impl QueuePair for WatchQueuePair {
         let mut log = self.log.lock().unwrap();
         for completion in &completions.as_slice()[before..] {
             log.ended += 1;
-            let named = |entry: &(usize, Token, u64, u64, Stamp)| {
+            let named = |entry: &(usize, Token, u64, u64, Vec<Stamp>)| {
                 (entry.0, entry.1) == (self.number, completion.token)
             };
             let Some(place) = log.inflight.iter().position(named) else { continue };
-            let (.., start, end, stamp) = log.inflight.swap_remove(place);
+            let (.., start, end, stamps) = log.inflight.swap_remove(place);
             if completion.status.is_success() {
-                log.done.extend((start..end).map(|block| (block, stamp)));
+                log.done.extend((start..end).zip(stamps));
             }
         }
         count

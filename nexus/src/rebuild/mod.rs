@@ -21,13 +21,14 @@
 //! # How fast
 //!
 //! While no host uses the volume: at full speed, [`PIECES_MAX`] pieces of [`PIECE_BYTES_MAX`].
-//! Beside a host: [`pace::SHARED_PIECES_MAX`] pieces of one stripe, at a rate that is changed each
-//! [`pace::WINDOW`]. The cores tell how many I/Os ended and for how long I/Os were in the nexus;
-//! their quotient is the mean latency of the window, waits for copied stripes included. Once a
-//! [`pace::RELEARN_INTERVAL`] nothing is begun for a window, to learn what the latency is by
-//! itself. Over [`pace::LATENCY_BOUND_TENTHS`] of that, the rate is halved; under it, it grows by a
-//! quarter if it was used. It never falls under [`pace::RATE_MIN`], so a rebuild ends. An
-//! operator's limit holds besides. Comparing keeps the same pace.
+//! Beside a host: short pieces ([`pace::SHARED_PIECE_BYTES`]), the fewer in flight the quicker the
+//! devices are, at a rate that is changed each [`pace::WINDOW`]. The cores tell how many I/Os
+//! ended and for how long I/Os were in the nexus; their quotient is the mean latency of the
+//! window, waits for copied stripes included. Once a [`pace::RELEARN_INTERVAL`] nothing is begun
+//! for a window, to learn what the latency is by itself. Over [`pace::LATENCY_BOUND_TENTHS`] of
+//! that, the rate is halved; under it, it grows by a quarter if it was used. It never falls under
+//! [`pace::RATE_MIN`], so a rebuild ends. An operator's limit holds besides. Comparing keeps the
+//! same pace.
 
 mod copier;
 mod holes;
