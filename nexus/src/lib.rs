@@ -50,6 +50,10 @@ mod meter;
 pub mod mirror;
 pub mod nexus;
 pub mod one_core;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+mod planted;
 mod range_table;
 pub mod rebuild;
 #[cfg(test)]

@@ -25,6 +25,7 @@ tasks
   sim [options]                     run the simulator over a range of seeds
       --start SEED                  first seed (0)
       --seeds COUNT                 number of seeds (200)
+      --tracked                     keep labels on the disks, and let the process crash
       --trace                       print every event
       --hashes                      print the hash of every seed's events
       --keep-going                  go on after a seed that breaks a law

@@ -62,7 +62,9 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
         match option.as_str() {
             "--start" => request.start = number()?,
             "--seeds" => request.seeds = number()?,
-            "--trace" | "--hashes" | "--keep-going" => request.passed_on.push(option.clone()),
+            "--tracked" | "--trace" | "--hashes" | "--keep-going" => {
+                request.passed_on.push(option.clone())
+            }
             other => return Err(format!("unknown option `{other}`")),
         }
     }

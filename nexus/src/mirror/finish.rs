@@ -8,6 +8,7 @@ use super::verdict::{Verdict, judge};
 use super::{ENDED, MirrorQueuePair};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::mail::Letter;
+use crate::planted::{self, Bug};
 use crate::view::Mode;
 
 impl MirrorQueuePair {
@@ -114,6 +115,9 @@ impl MirrorQueuePair {
             return refused.iter().for_each(|child| self.suspend(child, FaultReason::OutOfSync));
         }
         if !undecided.union(unusable.intersection(slot.done)).is_empty() {
+            if planted::is(Bug::AckBeforeOut) && !slot.done.is_empty() {
+                return self.finish(cx, index, Status::SUCCESS);
+            }
             slot.stage = Stage::Held;
             return;
         }
@@ -168,6 +172,10 @@ impl MirrorQueuePair {
     fn asked_in_vain(&mut self, cx: &mut Cx, index: u32, child: ChildIndex) {
         let slot = self.slots.at(index);
         slot.failed = slot.failed.with(child);
+        if planted::is(Bug::NotTriedElsewhere) {
+            let status = slot.status;
+            return self.finish(cx, index, status);
+        }
         match slot.is_aborted {
             true => self.finish(cx, index, Status::ABORT_REQUESTED),
             false => self.send_anywhere(cx, index),
@@ -199,6 +207,10 @@ impl MirrorQueuePair {
         slot.stage = Stage::Answer;
         slot.has_begun = false;
         self.begun -= 1;
+        if planted::is(Bug::ReadInFlight) {
+            let status = slot.status;
+            return self.end(index, status);
+        }
         if !self.ranges.enter_reader(index, lba.0, blocks) {
             return;
         }

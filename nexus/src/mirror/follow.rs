@@ -11,6 +11,7 @@ use super::slot::Stage;
 use super::{CHILD_TIMEOUT, MirrorQueuePair, SWEEP_INTERVAL};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::mail::Letter;
+use crate::planted::{self, Bug};
 use crate::view::Mode;
 
 impl MirrorQueuePair {
@@ -142,6 +143,13 @@ impl MirrorQueuePair {
         self.readable = self.view.readable().intersection(usable);
         let targets = self.view.targets.minus(self.suspended);
         self.required = self.view.members.union(targets);
+        if planted::is(Bug::TargetIsRead) {
+            self.readable = self.written;
+        }
+        if planted::is(Bug::TargetIsNotWritten) {
+            self.written = self.readable;
+            self.required = self.view.members;
+        }
         self.room = 0;
         let is_alone = self.shared_since.is_none() && !self.view.is_shared;
         let is_equal = self.view.equal.is_none();
@@ -230,7 +238,8 @@ impl MirrorQueuePair {
         self.report();
         let mut silent = ChildSet::EMPTY;
         for slot in self.slots.iter_mut() {
-            if !slot.pending.is_empty() && now.since(slot.sent_at) >= CHILD_TIMEOUT {
+            let is_silent = !slot.pending.is_empty() && !planted::is(Bug::NoTimeout);
+            if is_silent && now.since(slot.sent_at) >= CHILD_TIMEOUT {
                 silent = silent.union(slot.pending);
                 // Should the child be the last one, it is given as long again.
                 slot.sent_at = now;

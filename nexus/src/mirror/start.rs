@@ -9,7 +9,8 @@ use reactor::dma::DmaBuffer;
 use super::port::Port;
 use super::slot::{Slot, Stage, Work};
 use super::{ENDED, MirrorQueuePair};
-use crate::child::{ChildIndex, ChildSet};
+use crate::child::{ChildIndex, ChildSet, FaultReason};
+use crate::planted::{self, Bug};
 use crate::view::{Locality, Mode};
 
 /// Bytes copied in one go out of a host's segments.
@@ -50,7 +51,9 @@ impl MirrorQueuePair {
         if slot.stage == Stage::Stripes {
             if slot.is_write() && (self.view.is_shared || slot.has_asked) && !slot.has_stripes {
                 let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
-                if !self.nexus.lock.take(self.member, start, blocks, &mut slot.words) {
+                let taken = planted::is(Bug::NoOrderBetweenCores)
+                    || self.nexus.lock.take(self.member, start, blocks, &mut slot.words);
+                if !taken {
                     slot.has_asked = true;
                     return self.list(index);
                 }
@@ -192,7 +195,20 @@ impl MirrorQueuePair {
     fn ask_for_room(&mut self) -> bool {
         let ports = self.written.iter().filter_map(|child| self.ports[child.get()].as_ref());
         self.room = ports.map(Port::credits).min().unwrap_or(0);
+        if planted::is(Bug::BusyIsFailed) && self.room == 0 {
+            self.suspend_busy();
+        }
         self.room > 0
+    }
+
+    /// What [`Bug::BusyIsFailed`] does.
+    #[cold]
+    fn suspend_busy(&mut self) {
+        let has_none = |child: &ChildIndex| {
+            self.ports[child.get()].as_ref().is_some_and(|port| port.credits() == 0)
+        };
+        let busy: ChildSet = self.written.iter().filter(has_none).collect();
+        busy.iter().for_each(|child| self.suspend(child, FaultReason::IoError));
     }
 
     /// Sends to one child that may be read and has not failed yet.

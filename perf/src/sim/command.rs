@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use super::contexts::Contexts;
+use super::plan::Truthfulness;
 use super::run::{Outcome, run_seed};
 use super::trace::Lines;
 use super::world::Counts;
@@ -24,6 +25,9 @@ pub struct Options {
     /// Number of seeds.
     #[arg(long, default_value_t = 1)]
     pub seeds: u64,
+    /// Keep labels on the disks, and let the process crash.
+    #[arg(long)]
+    pub tracked: bool,
     /// Print every event.
     #[arg(long)]
     pub trace: bool,
@@ -38,6 +42,21 @@ pub struct Options {
     pub commit: String,
 }
 
+impl Options {
+    fn truthfulness(&self) -> Truthfulness {
+        if self.tracked { Truthfulness::Tracked } else { Truthfulness::Untracked }
+    }
+
+    /// What repeats a seed.
+    fn replay(&self, seed: u64) -> String {
+        let kind = if self.tracked { " --tracked" } else { "" };
+        let commit = &self.commit;
+        format!(
+            "commit {commit}; repeat with: cargo xtask sim --start {seed} --seeds 1{kind} --trace"
+        )
+    }
+}
+
 /// Runs the command.
 pub fn execute(options: &Options) -> ExitCode {
     let mut contexts = Contexts::new();
@@ -45,10 +64,10 @@ pub fn execute(options: &Options) -> ExitCode {
     let begin = Instant::now();
     let (mut failed, mut succeeded, mut done) = (0, 0, 0);
     let end = options.start.saturating_add(options.seeds);
-    say_where_it_panics(&options.commit);
+    say_where_it_panics(options.clone());
     for seed in options.start..end {
         SEED.set(seed);
-        let outcome = run_seed(seed, lines, &mut contexts);
+        let outcome = run_seed(seed, options.truthfulness(), lines, &mut contexts);
         done += 1;
         if options.hashes {
             println!("seed {seed} hash {:016x} events {}", outcome.hash, outcome.events);
@@ -58,8 +77,8 @@ pub fn execute(options: &Options) -> ExitCode {
             Err(violation) => {
                 failed += 1;
                 println!("seed {seed}: {violation}");
-                explain(&outcome, options, &mut contexts);
                 if !options.keep_going {
+                    explain(&outcome, options, &mut contexts);
                     break;
                 }
             }
@@ -78,20 +97,15 @@ pub fn execute(options: &Options) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What repeats a seed.
-fn replay(seed: u64, commit: &str) -> String {
-    format!("commit {commit}; repeat with: cargo xtask sim --start {seed} --seeds 1 --trace")
-}
-
 /// The end of a failed run, run once more with its lines.
 fn explain(outcome: &Outcome, options: &Options, contexts: &mut Contexts) {
     if !options.trace {
-        let again = run_seed(outcome.seed, Lines::Kept, contexts);
+        let again = run_seed(outcome.seed, options.truthfulness(), Lines::Kept, contexts);
         again.last_lines.iter().for_each(|line| println!("{line}"));
         let is_same = again.hash == outcome.hash && again.result == outcome.result;
         println!("run again, it {}", if is_same { "is the same" } else { "DIFFERS" });
     }
-    println!("seed {}: {}", outcome.seed, replay(outcome.seed, &options.commit));
+    println!("seed {}: {}", outcome.seed, options.replay(outcome.seed));
 }
 
 thread_local! {
@@ -99,12 +113,11 @@ thread_local! {
 }
 
 /// A binary that ships aborts where it panics, so the seed is named before.
-fn say_where_it_panics(commit: &str) {
-    let commit = commit.to_owned();
+fn say_where_it_panics(options: Options) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let seed = SEED.get();
-        eprintln!("seed {seed} panicked: {}", replay(seed, &commit));
+        eprintln!("seed {seed} panicked: {}", options.replay(seed));
         before(info);
     }));
 }

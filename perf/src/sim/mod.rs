@@ -10,6 +10,7 @@ pub mod content;
 pub mod contexts;
 pub mod disk;
 pub mod plan;
+pub mod process;
 pub mod register;
 pub mod run;
 pub mod server;
@@ -19,6 +20,7 @@ pub mod volume;
 pub mod world;
 
 pub use contexts::Contexts;
+pub use plan::Truthfulness;
 pub use run::{Outcome, run_seed};
 pub use trace::Lines;
 pub use violation::Violation;

@@ -25,6 +25,15 @@ pub enum Idling {
     Sleeping,
 }
 
+/// Who says which disks may be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truthfulness {
+    /// The process, which lives to the end of the run.
+    Untracked,
+    /// Labels on the disks: the process may crash, and another one opens the volume.
+    Tracked,
+}
+
 /// A disk of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskPlan {
@@ -86,6 +95,14 @@ pub struct Plan {
     pub stall_chance: f64,
     /// Of the steps, those in which a core comes or goes.
     pub core_chance: f64,
+    /// Of the steps, those in which a child that is out is rebuilt.
+    pub rebuild_chance: f64,
+    /// Of the steps, those in which a disk without a volatile cache loses power.
+    pub power_chance: f64,
+    /// Who says which disks may be trusted.
+    pub truthfulness: Truthfulness,
+    /// Of the steps, those in which the process crashes and is started anew.
+    pub crash_chance: f64,
 }
 
 fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -94,14 +111,14 @@ fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
 
 impl Plan {
     /// The plan of a seed.
-    pub fn new(seed: u64) -> Plan {
+    pub fn new(seed: u64, truthfulness: Truthfulness) -> Plan {
         let random = &mut Random::new(seed);
         let disks = one_of(random, &[1, 2, 2, 3, 3, 3, 4]);
         let faulty = random.chance(0.7);
         let disks = (0..disks).map(|_| disk_plan(random, faulty)).collect();
         let places = 1 + random.below(PLACES.len() as u64);
         let first = random.below(PLACES.len() as u64) as usize;
-        Plan {
+        let mut plan = Plan {
             seed,
             disks,
             cores: one_of(random, &[1, 2, 2, 3]),
@@ -115,7 +132,15 @@ impl Plan {
             operator_chance: one_of(random, &[0.0, 0.0, 0.002]),
             stall_chance: if faulty { one_of(random, &[0.0, 0.0, 0.002]) } else { 0.0 },
             core_chance: one_of(random, &[0.0, 0.002, 0.02]),
+            rebuild_chance: one_of(random, &[0.0, 0.002, 0.02]),
+            power_chance: if faulty { one_of(random, &[0.0, 0.0, 0.001]) } else { 0.0 },
+            truthfulness,
+            crash_chance: 0.0,
+        };
+        if plan.truthfulness == Truthfulness::Tracked {
+            plan.crash_chance = one_of(random, &[0.0, 0.0005, 0.002]);
         }
+        plan
     }
 }
 
@@ -169,7 +194,8 @@ mod tests {
 
     #[test]
     fn seeds_differ_in_what_they_try() {
-        let plans: Vec<Plan> = (0..200).map(Plan::new).collect();
+        let plans: Vec<Plan> =
+            (0..200).map(|seed| Plan::new(seed, Truthfulness::Untracked)).collect();
         let share = |holds: &dyn Fn(&Plan) -> bool| plans.iter().filter(|plan| holds(plan)).count();
         let healthy = |disk: &DiskPlan| {
             let Faults { read_error, write_error, refusal, hang } = disk.faults;

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::contexts::Contexts;
-use super::plan::Plan;
+use super::plan::{Plan, Truthfulness};
 use super::trace::{Lines, Trace};
 use super::violation::Violation;
 use super::world::{Counts, World};
@@ -25,9 +25,14 @@ pub struct Outcome {
 }
 
 /// Runs a seed.
-pub fn run_seed(seed: u64, lines: Lines, contexts: &mut Contexts) -> Outcome {
+pub fn run_seed(
+    seed: u64,
+    truthfulness: Truthfulness,
+    lines: Lines,
+    contexts: &mut Contexts,
+) -> Outcome {
     let trace = Trace::new(lines);
-    let plan = Plan::new(seed);
+    let plan = Plan::new(seed, truthfulness);
     trace.say(|| format!("{plan:?}"));
     let outcome = |result| Outcome {
         seed,
@@ -42,7 +47,7 @@ pub fn run_seed(seed: u64, lines: Lines, contexts: &mut Contexts) -> Outcome {
     };
     // The world of a run that panics is dropped as it is, its contexts with it.
     let run = AssertUnwindSafe(|| {
-        let result = world.run();
+        let result = world.run(contexts);
         world.dissolve(contexts);
         result
     });

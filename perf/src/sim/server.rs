@@ -27,6 +27,7 @@ enum State {
 #[derive(Debug)]
 struct Pending {
     io: HostIo,
+    since: Nanos,
     buffer: Option<DmaBuffer>,
 }
 
@@ -37,6 +38,8 @@ pub struct Ended {
     pub io: HostIo,
     /// How it ended.
     pub completion: Completion,
+    /// How long the host waited.
+    pub time: Nanos,
 }
 
 /// See the module.
@@ -133,7 +136,8 @@ impl Server {
         let memory = buffer.as_ref().map_or(Memory::None, memory_of);
         let submitted = Io { operation, flags, blocks, lba, token, memory };
         let refused = queue_pair.submit(cx, submitted).is_err();
-        self.pending.insert(token, Pending { io, buffer });
+        let since = cx.now();
+        self.pending.insert(token, Pending { io, since, buffer });
         match refused {
             true => Err(Violation::Leak(String::from("a credit that was there was refused"))),
             false => Ok(()),
@@ -145,8 +149,8 @@ impl Server {
         format!("{:?}\n{:?}", self.queue_pair, self.home)
     }
 
-    /// Ends the sleep.
-    fn rouse(&mut self) {
+    /// Ends the sleep: somebody on this core has something to do.
+    pub fn rouse(&mut self) {
         if self.state != State::Awake {
             self.core.bed.sleeper.awake();
             self.state = State::Awake;
@@ -191,7 +195,8 @@ impl Server {
         volume: &mut Volume,
     ) -> Result<Ended, Violation> {
         let unknown = Violation::UnknownToken(completion.token);
-        let Pending { io, buffer } = self.pending.remove(&completion.token).ok_or(unknown)?;
+        let Pending { io, since, buffer } =
+            self.pending.remove(&completion.token).ok_or(unknown)?;
         if completion.status.is_success() {
             let has_memory = io.operation == Operation::Read && !completion.zeroes;
             let len_bytes = io.blocks * super::content::BLOCK_BYTES;
@@ -206,7 +211,8 @@ impl Server {
         if let Some(buffer) = buffer {
             self.core.cx.dma.give(buffer);
         }
-        Ok(Ended { io, completion })
+        let time = self.core.cx.now().since(since);
+        Ok(Ended { io, completion, time })
     }
 
     /// When the core must be polled next, by what its parts say.

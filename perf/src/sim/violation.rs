@@ -1,6 +1,7 @@
 //! What a run can find.
 
 use bdev::{Operation, Status, Token};
+use nexus::ChildState;
 
 use super::content::Stamp;
 use super::register::Impossible;
@@ -54,6 +55,22 @@ pub enum Violation {
         operation: Operation,
         /// How.
         status: Status,
+    },
+    /// A child is out that has done nothing wrong.
+    #[error("disk {disk} is {state:?}, and nothing was wrong with it")]
+    OutWithoutCause {
+        /// Which.
+        disk: u64,
+        /// How it is.
+        state: ChildState,
+    },
+    /// A host waited too long, though a member without faults was there.
+    #[error("{operation:?} took {time:?}, and a member without faults was there")]
+    TooSlow {
+        /// What.
+        operation: Operation,
+        /// How long.
+        time: std::time::Duration,
     },
     /// Something never ends although nothing goes wrong any more.
     #[error("it never ends: {0}")]

@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use bdev::{BlockDevice, IoFlags, Operation};
-use nexus::truth::Untracked;
-use nexus::view::Locality;
-use nexus::{ChildConfig, ChildState, FaultReason, Home, Marking, Nexus, NexusConfig, Standing};
+use nexus::truth::Discard;
+use nexus::{ChildState, FaultReason, Home, Nexus};
 use reactor::random::Random;
 use reactor::{Nanos, VirtualClock};
 
 use super::contexts::Contexts;
-use super::disk::{Disk, Faults, Latency, Platter, SharedPlatter};
-use super::plan::{Mix, PLACE_BLOCKS, Plan, VOLUME_BLOCKS};
+use super::disk::{Faults, Latency, Platter, SharedPlatter};
+use super::plan::{DiskPlan, Mix, PLACE_BLOCKS, Plan, Truthfulness, VOLUME_BLOCKS};
+use super::process;
 use super::server::{Ended, Server};
 use super::trace::Trace;
 use super::violation::Violation;
@@ -24,8 +24,12 @@ use super::volume::Volume;
 const STEPS_PER_IO: u64 = 40;
 /// Steps of the second half of a run at most, in which nothing goes wrong and all must end.
 const DRAIN_STEPS_MAX: u64 = 40_000;
+/// By how much more the clock goes on at each of these steps while a core polls.
+const BUSY_STEP: Nanos = Nanos::from_micros(1);
 /// How long a disk that stops, stops at most: longer than a child may be silent.
 const STALL_MOST: Nanos = Nanos::from_secs(9);
+/// What a host waits at most: it gives up after 30 s.
+const HOST_PATIENCE: Nanos = Nanos::from_secs(29);
 /// Longest slowness of a disk that no child is given up for.
 const PATIENCE: Nanos = Nanos::from_secs(2);
 
@@ -38,8 +42,12 @@ pub struct Counts {
     pub failed: u64,
     /// I/Os of the disks.
     pub disk_ios: u64,
-    /// Members that left.
+    /// Members that left, and are out at the end.
     pub lost_members: u64,
+    /// Rebuilds that were begun.
+    pub rebuilds: u64,
+    /// Processes that crashed.
+    pub crashes: u64,
 }
 
 /// See the module.
@@ -63,25 +71,10 @@ fn platter(disk: &SharedPlatter) -> std::sync::MutexGuard<'_, Platter> {
     disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Children of the disks, all members.
-fn children(plan: &Plan, disks: &[SharedPlatter]) -> Vec<ChildConfig> {
-    let child = |(disk, of): (&SharedPlatter, &super::plan::DiskPlan)| {
-        let device = Disk::new(disk.clone(), VOLUME_BLOCKS, of.depth_max);
-        ChildConfig {
-            name: device.name().to_owned(),
-            device: Arc::new(device),
-            data_start_blocks: 0,
-            locality: Locality::Remote,
-            standing: Standing::Member,
-        }
-    };
-    disks.iter().zip(&plan.disks).map(child).collect()
-}
-
 fn make_disks(plan: &Plan, trace: &Trace) -> Vec<SharedPlatter> {
-    let disk = |(number, of): (u64, &super::plan::DiskPlan)| {
-        let mut platter = Platter::new(number, plan.seed, of.latency, trace.clone());
-        platter.set_faults(of.faults);
+    let quick = Latency { most: Nanos(1), slow_chance: 0.0, slow_most: Nanos(1) };
+    let disk = |(number, of): (u64, &DiskPlan)| {
+        let mut platter = Platter::new(number, plan.seed, quick, trace.clone());
         if of.is_write_through {
             platter.set_write_through();
         }
@@ -90,16 +83,14 @@ fn make_disks(plan: &Plan, trace: &Trace) -> Vec<SharedPlatter> {
     (0..).zip(&plan.disks).map(disk).collect()
 }
 
-/// True when some disk can be relied on.
-fn is_sheltered(plan: &Plan) -> bool {
-    let is_reliable = |disk: &super::plan::DiskPlan| {
-        let Faults { read_error, write_error, refusal, hang } = disk.faults;
-        let Latency { slow_chance, slow_most, .. } = disk.latency;
-        let is_quick = slow_chance == 0.0 || slow_most < PATIENCE;
-        read_error + write_error + refusal + hang == 0.0 && is_quick
-    };
+/// True when nothing goes wrong with a disk.
+fn is_reliable(plan: &Plan, disk: &DiskPlan) -> bool {
+    let Faults { read_error, write_error, refusal, hang } = disk.faults;
+    let Latency { slow_chance, slow_most, .. } = disk.latency;
+    let is_quick = slow_chance == 0.0 || slow_most < PATIENCE;
+    let keeps_power = plan.power_chance == 0.0 || !disk.is_write_through;
     let is_left_alone = plan.operator_chance == 0.0 && plan.stall_chance == 0.0;
-    is_left_alone && plan.disks.iter().any(is_reliable)
+    read_error + write_error + refusal + hang == 0.0 && is_quick && keeps_power && is_left_alone
 }
 
 impl World {
@@ -108,29 +99,19 @@ impl World {
         let hand = VirtualClock::new();
         let random = Random::new(plan.seed ^ u64::MAX);
         let disks = make_disks(&plan, &trace);
-        let config = NexusConfig {
-            name: String::from("nexus0"),
-            uuid: None,
-            blocks: None,
-            children: children(&plan, &disks),
-            marking: Marking::Off,
-        };
-        let nexus = Nexus::new(config).map_err(|error| Violation::Stuck(error.to_string()))?;
-        let mut servers = Vec::new();
-        for number in 0..plan.cores {
-            let core = contexts
-                .take(number, &hand, plan.seed.wrapping_add(number as u64))
-                .map_err(|error| Violation::Stuck(error.to_string()))?;
-            servers.push(Server::new(core, plan.depth, plan.idling));
+        if plan.truthfulness == Truthfulness::Tracked {
+            process::format(&plan, &disks, &hand, contexts)?;
         }
-        let first = &mut servers[0];
-        let cx = &mut first.core.cx;
-        first.home = Some(Home::new(nexus.clone(), cx, Box::new(Untracked::default())));
-        first.open(&*nexus)?;
+        for (disk, of) in disks.iter().zip(&plan.disks) {
+            platter(disk).set_faults(of.faults, of.latency);
+        }
+        let (nexus, servers) = process::start(&plan, &disks, &hand, 0, contexts)?;
         Ok(World {
             volume: Volume::new(plan.seed),
             ios_left: plan.ios,
-            is_sheltered: is_sheltered(&plan),
+            // To open a volume without a record takes every member.
+            is_sheltered: plan.crash_chance == 0.0
+                && plan.disks.iter().any(|disk| is_reliable(&plan, disk)),
             counts: Counts::default(),
             plan,
             random,
@@ -143,11 +124,14 @@ impl World {
     }
 
     /// Runs to the end; what it did.
-    pub fn run(&mut self) -> Result<Counts, Violation> {
+    pub fn run(&mut self, contexts: &mut Contexts) -> Result<Counts, Violation> {
         // Hosts may wait for what only the end of the faults brings.
         for _ in 0..self.plan.ios * STEPS_PER_IO {
             if self.ios_left == 0 {
                 break;
+            }
+            if self.random.chance(self.plan.crash_chance) {
+                self.crash(contexts)?;
             }
             self.step()?;
         }
@@ -160,8 +144,28 @@ impl World {
         Ok(self.counts)
     }
 
+    /// The process is gone with all it had in flight, and another one opens the volume.
+    fn crash(&mut self, contexts: &mut Contexts) -> Result<(), Violation> {
+        self.counts.crashes += 1;
+        self.trace.note("process crashes", [self.counts.crashes, 0, 0]);
+        for server in std::mem::take(&mut self.servers) {
+            contexts.give(server.crash());
+        }
+        let Counts { crashes, .. } = self.counts;
+        let (plan, disks, hand) = (&self.plan, &self.disks, &self.hand);
+        (self.nexus, self.servers) = process::start(plan, disks, hand, crashes, contexts)?;
+        Ok(())
+    }
+
     fn step(&mut self) -> Result<(), Violation> {
         let Plan { tick_chance, operator_chance, stall_chance, core_chance, .. } = self.plan;
+        let Plan { rebuild_chance, power_chance, .. } = self.plan;
+        if self.random.chance(rebuild_chance) {
+            self.rebuild();
+        }
+        if self.random.chance(power_chance) {
+            self.lose_power();
+        }
         if self.random.chance(operator_chance) {
             self.operate();
         }
@@ -232,10 +236,13 @@ impl World {
 
     /// What must hold of an I/O that has ended.
     fn check(&mut self, server: usize, ended: &Ended) -> Result<(), Violation> {
-        let Ended { io, completion } = ended;
+        let Ended { io, completion, time } = ended;
         let status = completion.status;
         let code = u64::from(status.code());
         self.trace.note("host is answered", [server as u64, io.stamp.0, code]);
+        if self.is_sheltered && *time > HOST_PATIENCE {
+            return Err(Violation::TooSlow { operation: io.operation, time: (*time).into() });
+        }
         if !status.is_success() {
             let is_answer = status.has_code(bdev::Status::COMPARE_FAILURE);
             self.counts.failed += u64::from(!is_answer);
@@ -250,7 +257,8 @@ impl World {
         for child in self.nexus.view().members {
             let platter = platter(&self.disks[child.get()]);
             for block in io.range() {
-                if !platter.applied.contains(&(block, stamp)) {
+                let at = block + process::data_start_blocks(&self.plan);
+                if !platter.applied.contains(&(at, stamp)) {
                     let disk = platter.number;
                     return Err(Violation::NotOnMember { block, stamp, disk });
                 }
@@ -327,6 +335,7 @@ impl World {
         let server = &mut self.servers[0];
         let (home, cx) = (server.home.as_mut(), &mut server.core.cx);
         let home = home.expect("the first core is the home core");
+        cx.advance_clock();
         let refused = match draw {
             0 => home.fault(cx, &name, FaultReason::Rpc).is_err(),
             1 => home.offline(cx, &name).is_err(),
@@ -340,6 +349,29 @@ impl World {
             }
         };
         self.trace.note("operator", [draw, u64::from(refused), 0]);
+        server.rouse();
+    }
+
+    /// A child that is out becomes a rebuild target, if it can be one now.
+    fn rebuild(&mut self) {
+        let name = format!("disk{}", self.random.below(self.disks.len() as u64));
+        let server = &mut self.servers[0];
+        let (home, cx) = (server.home.as_mut(), &mut server.core.cx);
+        let home = home.expect("the first core is the home core");
+        cx.advance_clock();
+        let begun = home.begin_target(cx, &name, Discard::No);
+        self.counts.rebuilds += u64::from(begun.is_ok());
+        self.trace.note("rebuild", [u64::from(begun.is_ok()), 0, 0]);
+        server.rouse();
+    }
+
+    /// A disk that keeps what it has acknowledged loses power, and what is in flight.
+    fn lose_power(&mut self) {
+        let disk = self.random.below(self.disks.len() as u64) as usize;
+        let mut platter = platter(&self.disks[disk]);
+        if !platter.has_volatile_cache() {
+            platter.lose_power();
+        }
     }
 
     /// A core begins to serve the volume, or ends where it has nothing in flight.
@@ -357,8 +389,12 @@ impl World {
         Ok(())
     }
 
-    /// Nothing goes wrong any more: everything must end.
+    /// With a member to rely on, everything ends whatever the others do; without one when nothing
+    /// goes wrong any more.
     fn quiesce(&mut self) -> Result<(), Violation> {
+        if self.is_sheltered {
+            self.drain()?;
+        }
         self.trace.note("faults end", [0; 3]);
         for disk in &self.disks {
             platter(disk).heal();
@@ -366,12 +402,15 @@ impl World {
         if let Some(home) = &mut self.servers[0].home {
             home.resume();
         }
+        self.servers[0].rouse();
         self.drain()
     }
 
     fn drain(&mut self) -> Result<(), Violation> {
-        for _ in 0..DRAIN_STEPS_MAX {
-            let is_changing = self.servers[0].home.as_ref().is_some_and(Home::is_changing);
+        for step in 0..DRAIN_STEPS_MAX {
+            let home = self.servers[0].home.as_ref();
+            let is_changing =
+                home.is_some_and(|home| home.is_changing() || home.rebuild().is_some());
             if !is_changing && self.servers.iter().all(|server| server.pending() == 0) {
                 return self.check_nothing_is_left();
             }
@@ -380,7 +419,11 @@ impl World {
             let now = self.hand.read();
             match self.next_event() {
                 Some(next) if next > now => self.advance(next - now),
-                Some(_) => self.tick(),
+                // Somebody is polling; what it waits for may be a while away.
+                Some(_) => {
+                    let span = self.random.below(1 + step * BUSY_STEP.0);
+                    self.advance(Nanos(span));
+                }
                 None => return Err(self.stuck("everybody sleeps for ever")),
             }
         }
@@ -406,6 +449,10 @@ impl World {
 
     fn check_nothing_is_left(&mut self) -> Result<(), Violation> {
         for (number, server) in self.servers.iter_mut().enumerate() {
+            // Labels have buffers of their own.
+            if server.home.is_some() && self.plan.truthfulness == Truthfulness::Tracked {
+                continue;
+            }
             let taken = server.core.buffers_taken();
             if taken != 0 {
                 return Err(Violation::Leak(format!("{taken} buffers of core {number}")));
@@ -418,8 +465,9 @@ impl World {
     fn check_end(&mut self) -> Result<(), Violation> {
         let open = self.servers.iter().position(Server::is_open);
         let reader = open.expect("a core has the volume open");
-        let mut written: Vec<u64> =
-            self.disks.iter().flat_map(|disk| platter(disk).image.written()).collect();
+        let start = process::data_start_blocks(&self.plan);
+        let on_disks = self.disks.iter().flat_map(|disk| platter(disk).image.written());
+        let mut written: Vec<u64> = on_disks.filter_map(|block| block.checked_sub(start)).collect();
         written.sort_unstable();
         written.dedup();
         for block in &written {
@@ -434,20 +482,35 @@ impl World {
             let read = self.volume.believed(block);
             for child in self.nexus.view().members {
                 let platter = platter(&self.disks[child.get()]);
-                let found = self.volume.decode(block, platter.image.read(block));
+                let found = self.volume.decode(block, platter.image.read(start + block));
                 if found != read {
                     let disk = platter.number;
                     return Err(Violation::Differs { block, disk, found, read });
                 }
             }
         }
+        self.check_states()?;
         self.servers.iter_mut().try_for_each(Server::close)?;
         self.check_disks_are_left()
+    }
+
+    /// A child with which nothing was wrong is a member.
+    fn check_states(&self) -> Result<(), Violation> {
+        for ((disk, of), state) in (0..).zip(&self.plan.disks).zip(self.states()) {
+            if state != ChildState::Open && is_reliable(&self.plan, of) {
+                return Err(Violation::OutWithoutCause { disk, state });
+            }
+        }
+        Ok(())
     }
 
     /// Members that left may have been given up with something in flight; it came back all the
     /// same.
     fn check_disks_are_left(&self) -> Result<(), Violation> {
+        if self.plan.truthfulness == Truthfulness::Tracked {
+            // The home core goes on to look at its labels.
+            return Ok(());
+        }
         for disk in &self.disks {
             let inflight = platter(disk).inflight();
             if inflight != 0 {

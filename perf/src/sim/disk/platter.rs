@@ -183,9 +183,10 @@ impl Platter {
         !self.is_write_through
     }
 
-    /// What goes wrong from now on.
-    pub fn set_faults(&mut self, faults: Faults) {
+    /// What goes wrong from now on, and how long things take.
+    pub fn set_faults(&mut self, faults: Faults, latency: Latency) {
         self.faults = faults;
+        self.latency = latency;
     }
 
     /// Nothing has an effect or is answered for so long.

@@ -54,7 +54,7 @@ fn what_was_not_flushed_comes_back_as_any_of_what_it_was() {
 fn a_disk_that_heals_answers_what_hung() {
     let latency = Latency { most: Nanos(10), slow_chance: 0.0, slow_most: Nanos(0) };
     let mut platter = Platter::new(0, 1, latency, Trace::new(Lines::None));
-    platter.set_faults(super::Faults { hang: 1.0, ..Default::default() });
+    platter.set_faults(super::Faults { hang: 1.0, ..Default::default() }, latency);
     let shared = Arc::new(Mutex::new(platter));
     let disk = super::Disk::new(shared.clone(), 100, 4);
     let (mut cx, _) = reactor::cx::test_context();

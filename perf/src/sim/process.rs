@@ -1,0 +1,142 @@
+//! A process that serves the volume: started over disks that were there before it, and ended
+//! without ceremony.
+
+use std::sync::{Arc, PoisonError};
+
+use bdev::BlockDevice;
+use nexus::truth::label::LABEL_BYTES;
+use nexus::truth::names::{NexusId, Policy};
+use nexus::truth::tracked::{
+    Contents, Fence, Format, FormatSpec, Opening, RecordSource, Tracked, TrackedConfig,
+};
+use nexus::truth::{Truth, Untracked};
+use nexus::view::Locality;
+use nexus::{ChildConfig, Home, Marking, Nexus, NexusConfig, Standing};
+use reactor::{Nanos, VirtualClock};
+use uuid::Uuid;
+
+use super::content::BLOCK_BYTES;
+use super::contexts::Contexts;
+use super::disk::{Disk, SharedPlatter};
+use super::plan::{Plan, Truthfulness, VOLUME_BLOCKS};
+use super::server::Server;
+use super::violation::Violation;
+
+/// The volume.
+const NEXUS: NexusId = NexusId(Uuid::from_u128(0x7e5));
+/// The run of its host: processes crash, the host does not.
+const BOOT: Uuid = Uuid::from_u128(0xb007);
+/// Polls of a format at most.
+const FORMAT_POLLS_MAX: usize = 10_000;
+/// By how much the clock goes on between them.
+const FORMAT_STEP: Nanos = Nanos::from_micros(50);
+
+/// The disk's block that is the volume's first.
+pub fn data_start_blocks(plan: &Plan) -> u64 {
+    match plan.truthfulness {
+        Truthfulness::Untracked => 0,
+        Truthfulness::Tracked => LABEL_BYTES / u64::from(BLOCK_BYTES),
+    }
+}
+
+fn children(plan: &Plan, disks: &[SharedPlatter]) -> Vec<ChildConfig> {
+    let data_start_blocks = data_start_blocks(plan);
+    let standing = match plan.truthfulness {
+        Truthfulness::Untracked => Standing::Member,
+        Truthfulness::Tracked => Standing::ByTruth,
+    };
+    let child = |(disk, depth_max)| {
+        let device = Disk::new(disk, data_start_blocks + VOLUME_BLOCKS, depth_max);
+        ChildConfig {
+            name: device.name().to_owned(),
+            device: Arc::new(device),
+            data_start_blocks,
+            locality: Locality::Remote,
+            standing,
+        }
+    };
+    let depths = plan.disks.iter().map(|disk| disk.depth_max);
+    disks.iter().cloned().zip(depths).map(child).collect()
+}
+
+fn broken(error: impl std::fmt::Display) -> Violation {
+    Violation::Stuck(error.to_string())
+}
+
+/// Makes replicas of the disks, with which nothing is wrong yet.
+pub fn format(
+    plan: &Plan,
+    disks: &[SharedPlatter],
+    hand: &VirtualClock,
+    contexts: &mut Contexts,
+) -> Result<(), Violation> {
+    let spec = FormatSpec {
+        nexus: NEXUS,
+        policy: Policy::Solo,
+        record: None,
+        blocks: None,
+        contents: Contents::Equal,
+        host: Uuid::nil(),
+        boot: BOOT,
+    };
+    let mut core = contexts.take(0, hand, plan.seed).map_err(broken)?;
+    let mut format = Format::new(spec, &children(plan, disks)).map_err(broken)?;
+    for _ in 0..FORMAT_POLLS_MAX {
+        core.cx.advance_clock();
+        if let Some(result) = format.poll(&mut core.cx) {
+            drop(format);
+            contexts.give(core);
+            return result.map_err(broken);
+        }
+        hand.advance(FORMAT_STEP);
+        for disk in disks {
+            disk.lock().unwrap_or_else(PoisonError::into_inner).advance(hand.read());
+        }
+    }
+    Err(Violation::Stuck(String::from("the format never ends")))
+}
+
+/// Starts a process. `number` counts those before it.
+pub fn start(
+    plan: &Plan,
+    disks: &[SharedPlatter],
+    hand: &VirtualClock,
+    number: u64,
+    contexts: &mut Contexts,
+) -> Result<(Arc<Nexus>, Vec<Server>), Violation> {
+    let (marking, uuid) = match plan.truthfulness {
+        Truthfulness::Untracked => (Marking::Off, None),
+        Truthfulness::Tracked => (Marking::Regions, Some(NEXUS.0)),
+    };
+    let config = NexusConfig {
+        name: String::from("nexus0"),
+        uuid,
+        blocks: None,
+        children: children(plan, disks),
+        marking,
+    };
+    let nexus = Nexus::new(config).map_err(broken)?;
+    let mut servers = Vec::new();
+    for core in 0..plan.cores {
+        // Identities are drawn from a core's numbers: no two processes have the same.
+        let seed = plan.seed.rotate_left(20) ^ (number << 8) ^ (1 + core as u64);
+        let core = contexts.take(core, hand, seed).map_err(broken)?;
+        servers.push(Server::new(core, plan.depth, plan.idling));
+    }
+    let truth: Box<dyn Truth> = match plan.truthfulness {
+        Truthfulness::Untracked => Box::new(Untracked::default()),
+        Truthfulness::Tracked => Box::new(Tracked::new(TrackedConfig {
+            nexus: NEXUS,
+            host: Uuid::nil(),
+            boot: BOOT,
+            record: RecordSource::None,
+            opening: Opening::Ordinary,
+            fence: Some(Fence::Exclusive),
+        })),
+    };
+    let first = &mut servers[0];
+    first.core.cx.advance_clock();
+    first.home = Some(Home::new(nexus.clone(), &mut first.core.cx, truth));
+    first.open(&*nexus)?;
+    Ok((nexus, servers))
+}
