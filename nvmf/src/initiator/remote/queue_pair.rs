@@ -164,15 +164,21 @@ impl RemoteQueuePair {
 
     /// Until when an I/O may wait now; the status with which it ends where it may not.
     fn patience(&self, now: Nanos) -> Result<Nanos, Status> {
-        let status = match self.seen.link {
-            Link::Live if self.ended_session.is_none() => return Ok(now + JOIN_TIMEOUT),
+        if self.seen.link == Link::Live && self.ended_session.is_none() {
+            return Ok(now + JOIN_TIMEOUT);
+        }
+        match self.setup.when_lost {
+            WhenLost::Fail => Err(self.lost_status()),
+            WhenLost::Wait(bound) => Ok(now + Nanos::from(bound)),
+        }
+    }
+
+    /// With what an I/O ends that cannot go.
+    fn lost_status(&self) -> Status {
+        match self.seen.link {
             Link::Live | Link::Lost => Status::HOST_PATHING_ERROR,
             Link::Inaccessible => Status::ANA_INACCESSIBLE,
             Link::Refused => Status::HOST_PATHING_ERROR.with_do_not_retry(),
-        };
-        match self.setup.when_lost {
-            WhenLost::Fail => Err(status),
-            WhenLost::Wait(bound) => Ok(now + Nanos::from(bound)),
         }
     }
 
@@ -190,7 +196,8 @@ impl RemoteQueuePair {
     #[inline]
     fn forward(&mut self, cx: &mut Cx, io: Io) -> bool {
         let Some(joined) = &mut self.joined else { return false };
-        if joined.join_by.is_some() {
+        // A way that is closed at present is not used, though the queue stands.
+        if joined.join_by.is_some() || self.seen.link != Link::Live {
             return false;
         }
         if io.operation == Operation::CompareAndWrite {
@@ -240,9 +247,9 @@ impl RemoteQueuePair {
         while let Some(held) = self.held.front().copied() {
             if self.forward(cx, held.io) {
                 self.held.pop_front();
-            } else if held.until <= cx.now() && !self.is_joined() {
+            } else if held.until <= cx.now() && !self.can_send() {
                 self.held.pop_front();
-                let status = Status::HOST_PATHING_ERROR;
+                let status = self.lost_status();
                 self.ended.push_back(Completion::new(held.io.token, status));
             } else {
                 return;
@@ -250,8 +257,10 @@ impl RemoteQueuePair {
         }
     }
 
-    fn is_joined(&self) -> bool {
-        self.joined.as_ref().is_some_and(|joined| joined.join_by.is_none())
+    /// Whether an I/O that is held waits for nothing but room.
+    fn can_send(&self) -> bool {
+        let is_joined = self.joined.as_ref().is_some_and(|joined| joined.join_by.is_none());
+        is_joined && self.seen.link == Link::Live
     }
 
     /// Looks for late I/O, once in a while.

@@ -1,5 +1,6 @@
 //! The initiator against a fake target over streams in memory.
 
+mod changes;
 mod connecting;
 mod controller;
 mod cores;
