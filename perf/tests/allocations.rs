@@ -10,9 +10,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
+use bdev::BlockDevice;
 use bdev::emulate::Sharing;
 use clap::Parser;
 use nvmf::initiator::ConnectOptions;
+use nvmf::initiator::remote::{RemoteDevice, RemoteOptions, Supervisor};
 use perf::cycles::TickRate;
 use perf::echo::client::{Client, ClientConfig};
 use perf::echo::server::{Server, ServerConfig};
@@ -22,9 +24,11 @@ use perf::options::{Cli, Command};
 use perf::reporter::{Event, Outcome, Reporter};
 use perf::run::load_config;
 use perf::source::{Remote, Source};
+use reactor::Cx;
 use reactor::clock::Nanos;
 use reactor::cx::test_context;
 use reactor::socket::epoll::bind_listener;
+use reactor::socket::{Ready, Wait};
 
 /// The system's allocator, counting what each thread asks of it.
 struct Counting;
@@ -154,6 +158,58 @@ fn a_million_ios_over_tcp_allocate_nothing_on_either_side() {
     assert_eq!(outcome.faults.first, None);
     assert!(outcome.measure.histogram.count() >= 1_000_000);
     assert!(target_cx.counters.ios >= 1_000_000);
+    assert_eq!(allocated, 0);
+}
+
+/// A pass of the thread of admin queues.
+fn step(supervisor: &mut Supervisor, cx: &mut Cx, ready: &mut Vec<Ready>) {
+    cx.advance_clock();
+    cx.network.poll(Wait::No, ready);
+    for event in ready.drain(..) {
+        cx.device_readiness.note(event);
+    }
+    supervisor.poll(cx);
+}
+
+#[test]
+fn a_remote_device_and_its_keep_alives_allocate_nothing() {
+    let line = "run null:///n0 --rw randrw --iodepth 32 --ramp_time 0.001 --number_ios 200000 \
+                --runtime 10000";
+    let words: Vec<_> = line.split_whitespace().collect();
+    let Command::Run(options) = parse(&words.join(" ")) else { panic!("{line}") };
+    let (mut target_cx, target_hand) = test_context();
+    let (mut admin_cx, admin_hand) = test_context();
+    let (mut cx, hand) = test_context();
+    let (mut target, connect) = by_hand::target(&mut target_cx, "null:///n0");
+    let connect = ConnectOptions { data_digest: true, keep_alive_ms: 100, ..connect };
+    let remote = RemoteOptions::new(connect);
+    let (opening, mut supervisor) =
+        RemoteDevice::open_stepped(String::from("remote"), remote).unwrap();
+    let mut ready = Vec::with_capacity(64);
+    let device = loop {
+        step(&mut supervisor, &mut admin_cx, &mut ready);
+        pass(&mut target, &mut target_cx, &mut ready);
+        if let Some(opened) = opening.take() {
+            break opened.unwrap();
+        }
+    };
+    let sessions = device.sessions().unwrap();
+    let (events, reports) = mpsc::channel();
+    let config = load_config(&options, 0, TickRate::calibrate());
+    let mut load = Load::new(&cx, config, Source::Local(Arc::new(device)), Reporter::alone(events));
+    let (outcome, allocated) = passes(&reports, || {
+        for hand in [&hand, &target_hand, &admin_hand] {
+            hand.advance(Nanos(100_000));
+        }
+        pass(&mut load, &mut cx, &mut ready);
+        step(&mut supervisor, &mut admin_cx, &mut ready);
+        pass(&mut target, &mut target_cx, &mut ready);
+    });
+    assert_eq!(outcome.faults.first, None);
+    assert!(outcome.measure.histogram.count() >= 200_000);
+    assert_eq!(sessions.state().number, 1);
+    // Long enough for a keep alive, and one that is missed.
+    assert!(admin_cx.now() > Nanos::from_millis(200));
     assert_eq!(allocated, 0);
 }
 
