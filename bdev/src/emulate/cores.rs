@@ -18,7 +18,9 @@
 //! Whoever's fence is second sees what the other stored, so no change is both without stripes and
 //! unseen.
 
-use reactor::sync::{Arc, AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::Arc;
+
+use reactor::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crate::io::{Io, Operation};
 use crate::stripe_lock::{LockMember, StripeLock};
