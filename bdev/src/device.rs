@@ -38,8 +38,6 @@ impl Geometry {
 pub struct OperationSet(u8);
 
 impl OperationSet {
-    /// No operation.
-    pub const NONE: OperationSet = OperationSet(0);
     /// Every operation.
     pub const ALL: OperationSet = OperationSet(0x7f);
     /// Reads, writes and flushes: what every device has.
@@ -60,12 +58,6 @@ impl OperationSet {
     #[must_use]
     pub const fn with(self, operation: Operation) -> OperationSet {
         OperationSet(self.0 | (1 << operation as u8))
-    }
-}
-
-impl FromIterator<Operation> for OperationSet {
-    fn from_iter<I: IntoIterator<Item = Operation>>(operations: I) -> OperationSet {
-        operations.into_iter().fold(OperationSet::NONE, OperationSet::with)
     }
 }
 

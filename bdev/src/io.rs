@@ -293,9 +293,83 @@ impl Completions {
     }
 }
 
+/// Completions that wait in a queue pair to be handed up, as many at most as its depth. Unlike a
+/// vector it has no way to grow, which costs instructions even where it is never gone.
+#[derive(Debug)]
+pub struct Waiting {
+    list: Box<[Completion]>,
+    len: usize,
+}
+
+impl Waiting {
+    /// An empty list with room for `depth`.
+    pub fn new(depth: u32) -> Waiting {
+        let empty = Completion::new(Token(0), Status::SUCCESS);
+        Waiting { list: vec![empty; depth as usize].into_boxed_slice(), len: 0 }
+    }
+
+    /// Adds one.
+    ///
+    /// # Panics
+    ///
+    /// When the depth is reached: the I/O was accepted without a credit.
+    #[inline]
+    pub fn push(&mut self, completion: Completion) {
+        self.list[self.len] = completion;
+        self.len += 1;
+    }
+
+    /// How many wait.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when none does.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Hands up as many as there is room for, in order. Returns how many.
+    #[inline]
+    pub fn hand_up(&mut self, completions: &mut Completions) -> usize {
+        let count = self.len.min(completions.room());
+        completions.extend(&self.list[..count]);
+        if count < self.len {
+            self.list.copy_within(count..self.len, 0);
+        }
+        self.len -= count;
+        count
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn completions_that_wait_are_handed_up_in_order_as_there_is_room() {
+        let depth = COMPLETIONS_PER_POLL as u32 + 2;
+        let mut waiting = Waiting::new(depth);
+        (0..u64::from(depth)).for_each(|token| {
+            waiting.push(Completion::new(Token(token), Status::SUCCESS));
+        });
+        let mut completions = Completions::new();
+        let mut tokens = Vec::new();
+        for count in [COMPLETIONS_PER_POLL, 2, 0] {
+            assert_eq!(waiting.hand_up(&mut completions), count);
+            tokens.extend(completions.drain().map(|completion| completion.token.0));
+        }
+        assert!(waiting.is_empty() && tokens == (0..u64::from(depth)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    #[should_panic(expected = "out of bounds")]
+    fn one_more_than_the_depth_cannot_wait() {
+        let mut waiting = Waiting::new(1);
+        (0..2).for_each(|token| waiting.push(Completion::new(Token(token), Status::SUCCESS)));
+    }
 
     #[test]
     fn an_io_must_end_on_its_device() {

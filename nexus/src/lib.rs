@@ -48,6 +48,8 @@ pub mod intent;
 mod mail;
 mod meter;
 pub mod mirror;
+#[cfg(test)]
+mod modest;
 pub mod nexus;
 pub mod one_core;
 #[cfg(feature = "planted")]

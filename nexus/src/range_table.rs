@@ -105,7 +105,13 @@ impl RangeTable {
         if self.writers == 0 || self.is_alone(start, start + u64::from(blocks)) {
             return true;
         }
-        let blockers = self.enter(slot, Kind::Reader, start, start + u64::from(blocks));
+        self.enter_reader_among(slot, start, start + u64::from(blocks))
+    }
+
+    /// [`Self::enter_reader`] where there is somebody.
+    #[inline(never)]
+    fn enter_reader_among(&mut self, slot: u32, start: u64, end: u64) -> bool {
+        let blockers = self.enter(slot, Kind::Reader, start, end);
         if blockers == 0 {
             self.unlink(slot);
         }
@@ -120,7 +126,7 @@ impl RangeTable {
     }
 
     /// Takes an entry out and hands each one that may go on now to `freed`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn leave(&mut self, slot: u32, freed: &mut Vec<u32>) {
         let node = &self.nodes[slot as usize];
         debug_assert!(node.kind != Kind::Absent && node.blockers == 0);
@@ -139,7 +145,7 @@ impl RangeTable {
         self.nodes[slot as usize].kind != Kind::Absent
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, slot: u32, kind: Kind, start: u64, end: u64) -> u32 {
         debug_assert!(!self.contains(slot), "an I/O is entered once");
         let (first, last) = (start >> self.stripe_shift, (end - 1) >> self.stripe_shift);
@@ -219,7 +225,7 @@ impl RangeTable {
     }
 
     /// Takes a node out of its lists. Its range and number of links stay to be read.
-    #[inline]
+    #[inline(always)]
     fn unlink(&mut self, slot: u32) {
         let node = &mut self.nodes[slot as usize];
         node.kind = Kind::Absent;
@@ -234,7 +240,7 @@ impl RangeTable {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn unlink_from(&mut self, stripe: u64, Link { next, previous }: Link) {
         match previous {
             NONE => self.heads[bucket(stripe)] = next,

@@ -10,6 +10,8 @@
 
 mod finish;
 mod follow;
+#[cfg(test)]
+mod mixes;
 mod port;
 mod slot;
 mod start;
@@ -20,6 +22,7 @@ mod verdict;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bdev::io::Waiting;
 use bdev::legality::Legality;
 use bdev::stripe_lock::LockMember;
 use bdev::{
@@ -88,7 +91,7 @@ pub struct MirrorQueuePair {
     /// Slots that the range table let go.
     freed: Vec<u32>,
     /// Ended, not yet handed up.
-    ready: Vec<Completion>,
+    ready: Waiting,
     /// Not there while it is looked through.
     polled: Option<Completions>,
     is_active: bool,
@@ -142,7 +145,7 @@ impl MirrorQueuePair {
             ranges: RangeTable::new(depth, geometry.block_bytes),
             listed: VecDeque::with_capacity(depth as usize),
             freed: Vec::with_capacity(depth as usize),
-            ready: Vec::with_capacity(depth as usize),
+            ready: Waiting::new(depth),
             polled: Some(Completions::new()),
             is_active: false,
             inflight: 0,
@@ -274,8 +277,12 @@ impl QueuePair for MirrorQueuePair {
                 Work::Everywhere
             }
         };
-        let index = self.slots.insert(&io, work);
-        if io.operation.changes_blocks() && !self.ranges.enter_writer(index, io.lba.0, io.blocks) {
+        // The copy into the slot comes late: made at once, it would wait for the caller's stores.
+        let index = self.slots.next();
+        let has_range =
+            !io.operation.changes_blocks() || self.ranges.enter_writer(index, io.lba.0, io.blocks);
+        self.slots.insert(&io, work);
+        if !has_range {
             self.slots.at(index).stage = Stage::Blocked;
             return Ok(());
         }
@@ -316,9 +323,7 @@ impl QueuePair for MirrorQueuePair {
         if !self.elders.is_empty() {
             self.look_at_elders();
         }
-        let count = self.ready.len().min(completions.room());
-        completions.extend(&self.ready[..count]);
-        self.ready.drain(..count);
+        let count = self.ready.hand_up(completions);
         self.inflight -= u32::try_from(count).expect("no more than the depth");
         if self.view.is_shared {
             self.meter.note(&self.cell, cx.now(), count, self.inflight);

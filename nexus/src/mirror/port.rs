@@ -58,6 +58,8 @@ impl Port {
     /// Submits an I/O of the volume under a token of the mirror.
     #[inline]
     pub(super) fn submit(&mut self, cx: &mut Cx, io: &Io, token: Token) -> Result<(), Busy> {
+        // Copied field by field. Were it changed and then copied whole, in fewer instructions, the
+        // copy would wait for the change to reach the cache: 2 ns a child.
         let lba = Lba(io.lba.0 + self.data_start_blocks);
         self.queue_pair.submit(cx, Io { lba, token, ..*io })?;
         self.outstanding += 1;

@@ -171,6 +171,12 @@ impl Slots {
         Slots { slots: (0..count).map(|index| Slot::vacant(index + 1)).collect(), vacant: 0 }
     }
 
+    /// The place that the next I/O is put into.
+    #[inline]
+    pub(super) fn next(&self) -> u32 {
+        self.vacant
+    }
+
     /// Takes a vacant slot. Returns its place.
     ///
     /// # Panics

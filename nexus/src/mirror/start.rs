@@ -84,7 +84,8 @@ impl MirrorQueuePair {
     }
 
     /// Sends to all that are written, once each region of the I/O is marked.
-    #[inline]
+    // Part of `submit`, which a call of its own would make a tenth longer.
+    #[inline(always)]
     pub(super) fn send_once_marked(&mut self, cx: &mut Cx, index: u32) {
         match self.view.intent.is_none() || self.is_marked(index) {
             true => self.send_everywhere(cx, index),
@@ -154,8 +155,8 @@ impl MirrorQueuePair {
     }
 
     /// Sends to all that are written, if each of them has a credit.
-    #[inline]
-    pub(super) fn send_everywhere(&mut self, cx: &mut Cx, index: u32) {
+    #[inline(always)]
+    fn send_everywhere(&mut self, cx: &mut Cx, index: u32) {
         // All members may be suspended: the home core decides which one stays.
         if self.readable.is_empty() || self.room == 0 && !self.ask_for_room() {
             return self.list(index);
@@ -169,7 +170,7 @@ impl MirrorQueuePair {
         let changed;
         let io = match slot.is_swap() {
             true => {
-                changed = outgoing(slot);
+                changed = half(slot);
                 &changed
             }
             false => &slot.io,
@@ -234,7 +235,7 @@ impl MirrorQueuePair {
         let changed;
         let io = match slot.is_swap() {
             true => {
-                changed = outgoing(slot);
+                changed = half(slot);
                 &changed
             }
             false => &slot.io,
@@ -291,7 +292,7 @@ impl MirrorQueuePair {
         // What is taken here is not counted.
         self.room = 0;
         let (token, slot) = self.slots.named(index);
-        let io = outgoing(slot);
+        let io = if slot.is_swap() { half(slot) } else { slot.io };
         for child in slot.unsent {
             if !self.written.contains(child) {
                 slot.unsent = slot.unsent.without(child);
@@ -345,12 +346,9 @@ fn copy(io: &Io, buffer: &DmaBuffer, len_bytes: u32) {
     }
 }
 
-/// What is sent to a child for an I/O.
+/// The half of a compare-and-write that is sent to children now.
 #[cold]
-fn outgoing(slot: &Slot) -> Io {
-    if slot.io.operation != Operation::CompareAndWrite {
-        return slot.io;
-    }
+fn half(slot: &Slot) -> Io {
     let whole = match (&slot.buffer, slot.io.memory) {
         (None, Memory::One(segment)) => segment,
         (Some(buffer), memory) => {
