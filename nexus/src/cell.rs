@@ -14,7 +14,8 @@
 use reactor::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crate::child::ChildSet;
-use crate::view::{Published, Version};
+use crate::published::Published;
+use crate::view::Version;
 
 /// See the module. On cache lines of its own: its core writes it at every change from idle to busy.
 #[derive(Debug, Default)]

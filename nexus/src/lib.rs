@@ -56,6 +56,7 @@ pub mod one_core;
 pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
+mod published;
 mod range_table;
 pub mod rebuild;
 #[cfg(test)]

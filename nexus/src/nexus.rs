@@ -19,8 +19,9 @@ use crate::config::{self, ConfigError, Marking, NexusConfig, Standing};
 use crate::intent::{IntentMap, REGION_BYTES};
 use crate::mail::{Letter, Mailbox};
 use crate::mirror::MirrorQueuePair;
+use crate::published::Published;
 use crate::truth::activity::DIRTY_REGIONS_MIN;
-use crate::view::{Mode, Published, Version, View};
+use crate::view::{Mode, Version, View};
 
 /// Longest write zeroes or unmap of a volume whose regions are marked: a quarter of what may be
 /// dirty at the least, so that several go on beside each other.

@@ -1,5 +1,8 @@
 //! Devices of this process, and targets, by their URIs.
 //!
+//! `mirror:` and several URIs with commas between them is a mirror in this process, on one core,
+//! without labels: what the path of an I/O through it costs, and no more.
+//!
 //! Called by main before any core starts.
 
 use std::sync::Arc;
@@ -8,6 +11,9 @@ use bdev::BlockDevice;
 use bdev::emulate::Sharing;
 use bdev::uri::{DeviceUri, MemoryUri, NvmfPlace, NvmfUri};
 use engine::registry::Registry;
+use nexus::truth::Untracked;
+use nexus::view::Locality;
+use nexus::{ChildConfig, Marking, Nexus, NexusConfig, OneCore, Standing};
 use nvmf::initiator::ConnectOptions;
 use uuid::Uuid;
 
@@ -15,6 +21,9 @@ use crate::harness::RunError;
 
 /// Size of a memory device whose URI names none, in MiB.
 const SIZE_MIB_DEFAULT: u32 = 512;
+
+/// Begins the URIs of a mirror's children.
+const MIRROR: &str = "mirror:";
 
 /// What the host identifier is made of.
 const HOST_NAME: &[u8] = b"mayastor-perf";
@@ -31,12 +40,39 @@ pub fn host_id() -> Uuid {
 ///
 /// `Target` with what is wrong.
 pub fn open(text: &str, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, RunError> {
+    if let Some(children) = text.strip_prefix(MIRROR) {
+        return open_mirror(text, children);
+    }
     let opened = Registry::standard().open(&with_size(text), sharing);
     opened.map(|(_, device)| device).map_err(|error| {
         // The error's own line names the device, as ours does.
         let cause = std::error::Error::source(&error).map_or_else(|| chain(&error), chain);
         RunError::Target { target: text.to_owned(), reason: cause }
     })
+}
+
+/// A mirror over the devices of `children`.
+fn open_mirror(text: &str, children: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
+    let child = |uri: &str| -> Result<ChildConfig, RunError> {
+        let is_remote = uri.starts_with("nvm");
+        Ok(ChildConfig {
+            name: uri.to_owned(),
+            device: open(uri, Sharing::ManyCores)?,
+            data_start_blocks: 0,
+            locality: if is_remote { Locality::Remote } else { Locality::Local },
+            standing: Standing::Member,
+        })
+    };
+    let config = NexusConfig {
+        name: text.to_owned(),
+        uuid: None,
+        blocks: None,
+        children: children.split(',').map(child).collect::<Result<_, _>>()?,
+        marking: Marking::Off,
+    };
+    let refuse = |error| RunError::Target { target: text.to_owned(), reason: chain(&error) };
+    let nexus = Nexus::new(config).map_err(refuse)?;
+    Ok(Arc::new(OneCore::new(nexus, Box::new(|| Box::new(Untracked::default())))))
 }
 
 /// How to connect to the target that an `nvmf` URI names; none for any other URI, nor for one that
@@ -46,6 +82,9 @@ pub fn open(text: &str, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, RunErr
 ///
 /// `Target` with what is wrong.
 pub fn connect_options(text: &str) -> Result<Option<ConnectOptions>, RunError> {
+    if text.starts_with(MIRROR) {
+        return Ok(None);
+    }
     let refuse = |reason: String| RunError::Target { target: text.to_owned(), reason };
     let uri: DeviceUri = with_size(text).parse().map_err(|error| refuse(chain(&error)))?;
     let DeviceUri::Nvmf(NvmfUri { place: NvmfPlace::At(place), subnqn, .. }) = uri else {
@@ -129,6 +168,16 @@ mod tests {
         assert_eq!(connect_options(uri).unwrap().unwrap().address, "[::1]:4420".parse().unwrap());
         assert!(connect_options("null:///n0").unwrap().is_none());
         assert!(connect_options("nvmf://127.0.0.1:0/n1").is_err());
+    }
+
+    #[test]
+    fn a_mirror_has_the_size_of_its_smallest_child_and_no_child_twice() {
+        let mirror = open("mirror:null:///n0?size_mb=4,malloc:///m0?size_mb=2").unwrap();
+        assert_eq!(mirror.geometry().len_bytes(), 2 << 20);
+        assert!(connect_options("mirror:null:///n0,nvmf://127.0.0.1:0/n1").unwrap().is_none());
+        let wrong = open("mirror:null:///n0,null:///n0").unwrap_err().to_string();
+        assert!(wrong.contains("twice"), "{wrong}");
+        assert!(open("mirror:").is_err() && open("mirror:null:///n0,").is_err());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const BLOCK_BYTES_MAX: u64 = reactor::dma::pool::LARGEST_BUFFER_BYTES as u64
 pub const SUBSYSTEMS_MAX: u32 = 64;
 /// Most namespaces of each.
 pub const NAMESPACES_MAX: u32 = 64;
+/// Most copies of a mirror.
+const COPIES_MAX: i64 = nexus::child::CHILDREN_MAX as i64;
 /// Most rounds of a comparison.
 pub const ROUNDS_MAX: u32 = 10_000;
 
@@ -238,6 +240,11 @@ pub struct CompareOptions {
     /// What is compared.
     #[arg(long, value_enum, default_value = "iops")]
     pub metric: Metric,
+    /// The first operand is a mirror of this many copies, the second one copy on the same path, the
+    /// third one copy in process: print the ratio of the mirror to what it could be at best, when
+    /// each further copy took as long as an I/O of the third.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=COPIES_MAX))]
+    pub copies: Option<u32>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

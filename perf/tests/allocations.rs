@@ -113,7 +113,13 @@ fn the_counter_counts() {
 
 #[test]
 fn a_million_ios_in_process_allocate_nothing() {
-    for load in ["null:///n0 --rw randrw", "malloc:///m0?size_mb=4 --bs 512 --rw randrw --verify"] {
+    let loads = [
+        "null:///n0 --rw randrw",
+        "malloc:///m0?size_mb=4 --bs 512 --rw randrw --verify",
+        "mirror:null:///n0,null:///n1,null:///n2 --rw randrw",
+        "mirror:malloc:///m0?size_mb=4,malloc:///m1?size_mb=4 --bs 512 --rw randrw --verify",
+    ];
+    for load in loads {
         let line = format!("run {load} --ramp_time 0.001 --number_ios 1000000 --runtime 10000");
         let Command::Run(options) = parse(&line) else { panic!("{line}") };
         let (mut cx, hand) = test_context();

@@ -50,16 +50,27 @@ pub struct Comparison {
     pub operands: Vec<OperandResult>,
     /// One an operand but the last.
     pub ratios: Vec<RatioResult>,
+    /// A mirror against what it could be at best, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ideal: Option<RatioResult>,
 }
+
+/// Operands that the ideal of a mirror is made of: mirror, one copy on its path, one in process.
+const IDEAL_OPERANDS: usize = 3;
 
 /// Runs a comparison.
 ///
 /// # Errors
 ///
-/// When an operand cannot be parsed or run, or its output lacks the metric.
+/// When an operand cannot be parsed or run, its output lacks the metric, or what the ideal of a
+/// mirror is made of is not there.
 pub fn run(options: &CompareOptions) -> Result<Comparison, OperandError> {
     let operands: Vec<Operand> =
         options.operands.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let is_rate = options.metric == Metric::Iops;
+    if options.copies.is_some() && (operands.len() != IDEAL_OPERANDS || !is_rate) {
+        return Err(OperandError::Ideal { operands: operands.len() });
+    }
     let mut values = vec![Vec::with_capacity(options.rounds as usize); operands.len()];
     for round in 0..options.rounds as usize {
         for turn in order_of_round(round, operands.len()) {
@@ -71,7 +82,19 @@ pub fn run(options: &CompareOptions) -> Result<Comparison, OperandError> {
             values[turn].push(value);
         }
     }
-    Ok(Comparison::new(options.metric, &options.operands, values))
+    let ideal = options.copies.map(|copies| over_ideal(copies, &values));
+    Ok(Comparison { ideal, ..Comparison::new(options.metric, &options.operands, values) })
+}
+
+/// The rate of a mirror over the ideal one, in each round: the ideal takes for an I/O what one copy
+/// takes on the same path, and for each further copy what one takes in process.
+fn over_ideal(copies: u32, values: &[Vec<f64>]) -> RatioResult {
+    let [mirror, path, process] = values else { unreachable!("there are three operands") };
+    let rounds = mirror.iter().zip(path).zip(process);
+    let values: Vec<f64> = rounds
+        .map(|((mirror, path), process)| mirror * (1.0 / path + f64::from(copies - 1) / process))
+        .collect();
+    RatioResult { name: String::from("A/ideal"), spread: Spread::of(&values), values }
 }
 
 /// The order of a round: as given, rotated by one more place each round, so that none of the
@@ -112,7 +135,7 @@ impl Comparison {
                 spread: Spread::of(values),
             })
             .collect();
-        Comparison { metric, rounds: values[reference].len(), operands, ratios }
+        Comparison { metric, rounds: values[reference].len(), operands, ratios, ideal: None }
     }
 }
 
@@ -123,7 +146,7 @@ impl fmt::Display for Comparison {
             let (letter, Spread { median, min, max, .. }) = (letter(index), spread);
             writeln!(f, "{letter} {metric}: median {median:.1} ({min:.1} … {max:.1})  {operand}")?;
         }
-        for RatioResult { name, spread, .. } in &self.ratios {
+        for RatioResult { name, spread, .. } in self.ratios.iter().chain(&self.ideal) {
             let Spread { min, lower_quartile, median, upper_quartile, max } = spread;
             writeln!(
                 f,
@@ -137,7 +160,10 @@ impl fmt::Display for Comparison {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::options::{Cli, Command};
 
     fn names(count: usize) -> Vec<String> {
         (0..count).map(|index| format!("exec {index}")).collect()
@@ -160,6 +186,31 @@ mod tests {
         let text = comparison.to_string();
         let last = text.lines().last().unwrap();
         assert_eq!(last, "ratio A/B iops: median 0.800 (0.800 … 0.810, 3 rounds)");
+    }
+
+    #[test]
+    fn the_ideal_of_a_mirror_adds_a_copy_in_process_for_each_further_one() {
+        // 5 us on the path and 1 us in process make 7 us ideally; the mirror takes 8 and 7.
+        let values = vec![vec![125_000.0, 1e6 / 7.0], vec![200_000.0; 2], vec![1e6; 2]];
+        let ideal = over_ideal(3, &values);
+        assert!((ideal.values[0] - 7.0 / 8.0).abs() < 1e-9, "{ideal:?}");
+        assert!((ideal.values[1] - 1.0).abs() < 1e-9, "{ideal:?}");
+        let alone = over_ideal(1, &values);
+        assert!((alone.values[0] - 5.0 / 8.0).abs() < 1e-9, "{alone:?}");
+    }
+
+    #[test]
+    fn the_ideal_needs_three_operands_and_a_rate() {
+        let parse = |line: &str| {
+            let words = ["mayastor-perf", "compare", "--copies", "3"].into_iter();
+            match Cli::try_parse_from(words.chain(line.split(' '))).unwrap().command {
+                Command::Compare(options) => options,
+                command => panic!("{command:?}"),
+            }
+        };
+        for line in ["echo echo", "--metric mean_latency echo echo echo"] {
+            assert!(matches!(run(&parse(line)), Err(OperandError::Ideal { .. })), "{line}");
+        }
     }
 
     #[test]

@@ -56,6 +56,12 @@ pub enum OperandError {
         /// How it ended.
         status: std::process::ExitStatus,
     },
+    /// The ideal of a mirror was asked for without all that it is made of.
+    #[error("--copies needs three operands, a rate as metric, and has {operands} operands")]
+    Ideal {
+        /// How many there are.
+        operands: usize,
+    },
     /// It printed no JSON object.
     #[error("{operand} printed no JSON object")]
     NoObject {
