@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod config_file;
+pub mod demo;
 pub mod failure;
 pub mod grpc;
 pub mod identity;
@@ -43,6 +44,7 @@ pub fn run() -> ExitCode {
     match options.command {
         Command::Target(options) => end(target::run(&options)),
         Command::Setup(options) => end(setup::run(&options)),
+        Command::Demo(options) => end(demo::run(&options)),
     }
 }
 

@@ -19,6 +19,7 @@ use reactor::cores::CoreList;
 use reactor::dma::PagePreference;
 use reactor::reactor::IdlePolicy;
 
+use crate::demo::DemoOptions;
 use crate::grpc::GrpcOptions;
 use crate::identity;
 use crate::setup::options::SetupOptions;
@@ -45,6 +46,8 @@ pub enum Command {
     Target(Box<TargetOptions>),
     /// Says what this machine has and lacks for that; changes only what the options name
     Setup(SetupOptions),
+    /// Shows on loopback that a mirror loses a replica under load and no acknowledged write
+    Demo(DemoOptions),
 }
 
 /// Options of `mayastor target`.
@@ -52,8 +55,9 @@ pub enum Command {
 pub struct TargetOptions {
     /// File that says what to serve, in place of the options below (docs/target.toml shows one)
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "devices", "mirror", "mirror_name", "addr", "port", "advertise", "nqn", "allow_hosts", "cores", "queue_size",
-        "no_digest", "read_only", "poll", "no_huge", "dma_mib", "grpc_socket", "grpc_address",
+        "devices", "mirror", "mirror_name", "addr", "port", "advertise", "nqn", "allow_hosts",
+        "cores", "queue_size", "no_digest", "read_only", "poll", "no_huge", "dma_mib",
+        "grpc_socket", "grpc_address",
     ])]
     pub config: Option<PathBuf>,
     /// Check the file, print what would be served, and end
@@ -195,7 +199,7 @@ mod tests {
         let words = format!("mayastor target {words}");
         match Options::try_parse_from(words.split_whitespace())?.command {
             Command::Target(target) => Ok(*target),
-            Command::Setup(_) => panic!("another command"),
+            Command::Setup(_) | Command::Demo(_) => panic!("another command"),
         }
     }
 

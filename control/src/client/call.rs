@@ -44,6 +44,8 @@ pub(super) enum Answer {
     Nexus(v1::Nexus),
     /// Of these nexuses.
     Children(Vec<v1::Nexus>),
+    /// Of these nexuses.
+    Rebuilds(Vec<v1::Nexus>),
 }
 
 /// Why there is no answer to show. Each says what to do.

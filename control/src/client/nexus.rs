@@ -50,8 +50,28 @@ pub enum NexusCommand {
     Remove(OfChild),
     /// Stops using a child until it is taken online
     Offline(OfChild),
+    /// Takes a child online again: it is rebuilt
+    Online(OfChild),
     /// Says that what a child holds is not to be trusted
     Fault(OfChild),
+}
+
+/// `rebuild …`
+#[derive(Debug, Subcommand)]
+pub enum RebuildCommand {
+    /// Shows the rebuilds under way, and those that have ended
+    List {
+        /// Name of the nexus
+        nexus: Option<String>,
+    },
+    /// Makes a child that is out equal to the others; takes it online
+    Start(OfChild),
+    /// Gives that up: the child is out of sync as before
+    Stop(OfChild),
+    /// Copies nothing for a while
+    Pause(OfChild),
+    /// Ends that
+    Resume(OfChild),
 }
 
 /// Options of `nexus create`.
@@ -107,6 +127,31 @@ macro_rules! changed {
     }};
 }
 
+/// Asks what the options say about rebuilds.
+pub(super) async fn ask_rebuild(
+    server: &Server,
+    command: &RebuildCommand,
+) -> Result<Answer, Status> {
+    let changed = match command {
+        RebuildCommand::List { nexus } => {
+            return Ok(Answer::Rebuilds(nexuses(server, nexus.as_ref()).await?));
+        }
+        RebuildCommand::Start(one) => {
+            changed!(server, StartRebuildRequest, start_rebuild, one.nexus, one.uri)
+        }
+        RebuildCommand::Stop(one) => {
+            changed!(server, StopRebuildRequest, stop_rebuild, one.nexus, one.uri)
+        }
+        RebuildCommand::Pause(one) => {
+            changed!(server, PauseRebuildRequest, pause_rebuild, one.nexus, one.uri)
+        }
+        RebuildCommand::Resume(one) => {
+            changed!(server, ResumeRebuildRequest, resume_rebuild, one.nexus, one.uri)
+        }
+    };
+    Ok(Answer::Nexus(sent(changed)?))
+}
+
 /// Asks what the options say.
 pub(super) async fn ask(server: &Server, command: &NexusCommand) -> Result<Answer, Status> {
     match command {
@@ -159,6 +204,9 @@ async fn ask_child(server: &Server, command: &NexusCommand) -> Result<Answer, St
         NexusCommand::Offline(one) => {
             changed!(server, OfflineChildRequest, offline_child, one.nexus, one.uri)
         }
+        NexusCommand::Online(one) => {
+            changed!(server, StartRebuildRequest, start_rebuild, one.nexus, one.uri)
+        }
         NexusCommand::Fault(one) => {
             changed!(server, FaultChildRequest, fault_child, one.nexus, one.uri)
         }
@@ -176,7 +224,11 @@ fn child_state(child: &v1::NexusChild) -> String {
 }
 
 fn fault(child: &v1::NexusChild) -> Option<String> {
-    match child.fault() {
+    reason(child.fault())
+}
+
+fn reason(fault: v1::FaultReason) -> Option<String> {
+    match fault {
         v1::FaultReason::Unspecified => None,
         fault => Some(word(fault.as_str_name(), "FAULT_REASON_")),
     }
@@ -184,6 +236,7 @@ fn fault(child: &v1::NexusChild) -> Option<String> {
 
 /// The JSON of a nexus.
 pub(super) fn nexus_json(nexus: &v1::Nexus) -> Value {
+    let history = nexus.history.iter().map(|one| record_json(&nexus.name, one));
     json!({
         "name": nexus.name,
         "presence": presence(nexus.presence()),
@@ -195,6 +248,7 @@ pub(super) fn nexus_json(nexus: &v1::Nexus) -> Value {
         "len_bytes": len_bytes(nexus.block_bytes, nexus.blocks),
         "home_core": nexus.home_core,
         "children": nexus.children.iter().map(child_json).collect::<Vec<_>>(),
+        "history": history.collect::<Vec<_>>(),
     })
 }
 
@@ -205,6 +259,61 @@ fn child_json(child: &v1::NexusChild) -> Value {
         "state": child_state(child),
         "fault": fault(child),
         "errors": child.errors,
+        "rebuild": child.rebuild.as_ref().map(progress_json),
+    })
+}
+
+fn progress_json(rebuild: &v1::RebuildProgress) -> Value {
+    json!({
+        "state": word(rebuild.state().as_str_name(), "REBUILD_STATE_"),
+        "scope": scope(rebuild.scope()),
+        "total_blocks": rebuild.total_blocks,
+        "done_blocks": rebuild.done_blocks,
+        "rate": rebuild.rate,
+        "left_ns": rebuild.left_ns,
+        "held_back": rebuild.held_back,
+    })
+}
+
+fn record_json(nexus: &str, record: &v1::RebuildRecord) -> Value {
+    json!({
+        "nexus": nexus,
+        "uri": record.uri,
+        "scope": scope(record.scope()),
+        "end": end(record),
+        "fault": reason(record.fault()),
+        "copied_bytes": record.copied_bytes,
+        "skipped_bytes": record.skipped_bytes,
+        "took_ns": record.took_ns,
+    })
+}
+
+fn scope(scope: v1::RebuildScope) -> String {
+    word(scope.as_str_name(), "REBUILD_SCOPE_")
+}
+
+fn end(record: &v1::RebuildRecord) -> String {
+    word(record.end().as_str_name(), "REBUILD_END_")
+}
+
+/// The JSON of rebuilds, those that have ended and those under way.
+pub(super) fn rebuilds_json(all: &[v1::Nexus]) -> Value {
+    let ended = all
+        .iter()
+        .flat_map(|nexus| nexus.history.iter().map(|record| record_json(&nexus.name, record)));
+    let under_way = all.iter().flat_map(|nexus| {
+        let children = nexus.children.iter().filter(|child| child.rebuild.is_some());
+        children.map(|child| {
+            json!({
+                "nexus": nexus.name,
+                "uri": child.uri,
+                "progress": child.rebuild.as_ref().map(progress_json),
+            })
+        })
+    });
+    json!({
+        "rebuilds": under_way.collect::<Vec<_>>(),
+        "history": ended.collect::<Vec<_>>(),
     })
 }
 
@@ -246,8 +355,41 @@ pub(super) fn children_table(all: &[v1::Nexus]) -> String {
                 child_state(child),
                 fault(child).unwrap_or_else(|| String::from("-")),
                 child.errors.to_string(),
+                child.rebuild.as_ref().map_or_else(|| String::from("-"), progress_text),
             ]
         })
     });
-    table::table(&["nexus", "child", "state", "reason", "errors"], rows)
+    table::table(&["nexus", "child", "state", "reason", "errors", "rebuild"], rows)
+}
+
+fn progress_text(rebuild: &v1::RebuildProgress) -> String {
+    let percent = rebuild.done_blocks.saturating_mul(100) / rebuild.total_blocks.max(1);
+    let state = word(rebuild.state().as_str_name(), "REBUILD_STATE_");
+    format!("{percent} % {state}, {} MiB/s", rebuild.rate >> 20)
+}
+
+/// A line a rebuild: those under way first, then those that have ended.
+pub(super) fn rebuilds_table(all: &[v1::Nexus]) -> String {
+    let row =
+        |nexus: &v1::Nexus, uri: &String, scope, text: String, bytes: u64, ns: Option<u64>| {
+            let time =
+                ns.map_or_else(|| String::from("-"), |ns| format!("{:.1} s", ns as f64 / 1e9));
+            vec![nexus.name.clone(), uri.clone(), scope, text, table::size(1, bytes), time]
+        };
+    let under_way = all.iter().flat_map(|nexus| {
+        nexus.children.iter().filter_map(move |child| {
+            let rebuild = child.rebuild.as_ref()?;
+            let done = len_bytes(nexus.block_bytes, rebuild.done_blocks);
+            let text = progress_text(rebuild);
+            Some(row(nexus, &child.uri, scope(rebuild.scope()), text, done, None))
+        })
+    });
+    let ended = all.iter().flat_map(|nexus| {
+        nexus.history.iter().map(move |one| {
+            let text = end(one);
+            row(nexus, &one.uri, scope(one.scope()), text, one.copied_bytes, Some(one.took_ns))
+        })
+    });
+    let header = ["nexus", "child", "scope", "state", "copied", "took"];
+    table::table(&header, under_way.chain(ended))
 }

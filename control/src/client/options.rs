@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::nexus::NexusCommand;
+use super::nexus::{NexusCommand, RebuildCommand};
 use super::rules::{DelayOptions, FaultOptions};
 
 /// Shows and changes what a running mayastor serves.
@@ -54,6 +54,9 @@ pub enum What {
     /// Devices that are kept equal, and serve as one
     #[command(subcommand)]
     Nexus(NexusCommand),
+    /// Children of a nexus that are made equal to the others
+    #[command(subcommand)]
+    Rebuild(RebuildCommand),
     /// What hosts connect to
     #[command(subcommand)]
     Subsystem(SubsystemCommand),

@@ -45,7 +45,8 @@ pub(super) async fn ask(channel: Channel, options: &ClientOptions) -> Result<Ans
     let server = Server { channel, timeout: options.timeout };
     match &options.what {
         What::Device(command) => device(&server, command).await,
-        What::Nexus(command) => nexus::ask(&server, command).await,
+        What::Nexus(command) => Box::pin(nexus::ask(&server, command)).await,
+        What::Rebuild(command) => Box::pin(nexus::ask_rebuild(&server, command)).await,
         What::Subsystem(command) => subsystem(&server, command).await,
         What::Namespace(command) => namespace(&server, command).await,
         What::Host(command) => host(&server, command).await,

@@ -5,7 +5,7 @@ use api::v1;
 use serde_json::{Value, json};
 
 use super::call::{Answer, CallError};
-use super::nexus::{children_json, nexus_json};
+use super::nexus::{children_json, nexus_json, rebuilds_json};
 
 /// The JSON of an answer, indented, with a line end.
 pub(super) fn json_text(answer: &Answer) -> String {
@@ -49,6 +49,7 @@ fn json(answer: &Answer) -> Value {
         Answer::Children(found) => {
             json!({ "nexuses": all(found.iter().map(children_json).collect()) })
         }
+        Answer::Rebuilds(found) => rebuilds_json(found),
     }
 }
 
@@ -275,8 +276,10 @@ mod tests {
         };
         let namespace = v1::Namespace { ana_state: 2, access: 2, ..Default::default() };
         let subsystem = v1::Subsystem { namespaces: vec![namespace.clone()], ..Default::default() };
-        let child = v1::NexusChild { state: 7, fault: 2, ..Default::default() };
-        let nexus = v1::Nexus { children: vec![child], ..Default::default() };
+        let rebuild = Some(v1::RebuildProgress { rate: u64::MAX, ..Default::default() });
+        let child = v1::NexusChild { state: 7, fault: 2, rebuild, ..Default::default() };
+        let history = vec![v1::RebuildRecord { took_ns: u64::MAX, ..Default::default() }];
+        let nexus = v1::Nexus { children: vec![child], history, ..Default::default() };
         vec![
             Answer::Done,
             Answer::Devices(vec![device.clone()]),
@@ -297,7 +300,8 @@ mod tests {
             }),
             Answer::Nexuses(vec![nexus.clone()]),
             Answer::Nexus(nexus.clone()),
-            Answer::Children(vec![nexus]),
+            Answer::Children(vec![nexus.clone()]),
+            Answer::Rebuilds(vec![nexus]),
         ]
     }
 

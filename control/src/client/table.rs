@@ -32,6 +32,7 @@ pub(super) fn text(answer: &Answer) -> String {
             nexus::nexuses_table(one) + "\n" + &nexus::children_table(one)
         }
         Answer::Children(all) => nexus::children_table(all),
+        Answer::Rebuilds(all) => nexus::rebuilds_table(all),
     }
 }
 

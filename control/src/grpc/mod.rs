@@ -13,6 +13,7 @@ mod connection;
 mod deadline;
 mod desk;
 mod doors;
+mod nexus;
 mod refusal;
 mod request;
 mod response;

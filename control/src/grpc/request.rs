@@ -71,6 +71,14 @@ plain! {
         Command::Nexus(NexusCommand::OfflineChild(OfChild { nexus, uri }));
     FaultChildRequest { nexus, uri } =>
         Command::Nexus(NexusCommand::FaultChild(OfChild { nexus, uri }));
+    StartRebuildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::StartRebuild(OfChild { nexus, uri }));
+    StopRebuildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::StopRebuild(OfChild { nexus, uri }));
+    PauseRebuildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::PauseRebuild(OfChild { nexus, uri }));
+    ResumeRebuildRequest { nexus, uri } =>
+        Command::Nexus(NexusCommand::ResumeRebuild(OfChild { nexus, uri }));
 }
 
 impl IntoCommand for v1::SetFaultRequest {

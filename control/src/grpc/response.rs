@@ -2,11 +2,11 @@
 
 use api::v1;
 use engine::command::{
-    Access, AnaState, ChildInfo, ChildState, CoreInfo, DeviceInfo, FaultReason, HostChoice,
-    NamespaceCounters, NamespaceInfo, NexusInfo, NexusState, PortalInfo, Presence, Reply,
-    SubsystemInfo,
+    Access, AnaState, CoreInfo, DeviceInfo, HostChoice, NamespaceCounters, NamespaceInfo,
+    PortalInfo, Presence, Reply, SubsystemInfo,
 };
 
+use super::nexus::nexus;
 use super::rule;
 
 /// A response, made of the reply to the command of its request; none of any other reply.
@@ -64,62 +64,17 @@ responses! {
     RemoveChildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     OfflineChildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     FaultChildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
+    StartRebuildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
+    StopRebuildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
+    PauseRebuildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
+    ResumeRebuildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     ReadCountersResponse: Reply::Counters(all) => {
         cores: all.cores.iter().map(core).collect(),
         namespaces: all.namespaces.into_iter().map(moved).collect()
     };
 }
 
-fn nexus(info: NexusInfo) -> v1::Nexus {
-    let state = match info.state {
-        NexusState::Unknown => v1::NexusState::Unknown,
-        NexusState::Online => v1::NexusState::Online,
-        NexusState::Degraded => v1::NexusState::Degraded,
-        NexusState::Faulted => v1::NexusState::Faulted,
-    };
-    v1::Nexus {
-        name: info.name,
-        presence: presence(info.presence),
-        uuid: info.uuid.to_string(),
-        state: state.into(),
-        paused: info.is_paused,
-        block_bytes: info.block_bytes,
-        blocks: info.blocks,
-        home_core: info.home.map(|core| core.0),
-        children: info.children.into_iter().map(child).collect(),
-    }
-}
-
-fn child(info: ChildInfo) -> v1::NexusChild {
-    let state = match info.state {
-        ChildState::Init => v1::ChildState::Init,
-        ChildState::ConfigInvalid => v1::ChildState::ConfigInvalid,
-        ChildState::Open => v1::ChildState::Open,
-        ChildState::Rebuilding => v1::ChildState::Rebuilding,
-        ChildState::Destroying => v1::ChildState::Destroying,
-        ChildState::Closed => v1::ChildState::Closed,
-        ChildState::Faulted(_) => v1::ChildState::Faulted,
-    };
-    let fault = match info.fault() {
-        None => v1::FaultReason::Unspecified,
-        Some(FaultReason::Unknown) => v1::FaultReason::Unknown,
-        Some(FaultReason::OutOfSync) => v1::FaultReason::OutOfSync,
-        Some(FaultReason::CantOpen) => v1::FaultReason::CantOpen,
-        Some(FaultReason::RebuildFailed) => v1::FaultReason::RebuildFailed,
-        Some(FaultReason::IoError) => v1::FaultReason::IoError,
-        Some(FaultReason::TimedOut) => v1::FaultReason::TimedOut,
-        Some(FaultReason::Rpc) => v1::FaultReason::Rpc,
-    };
-    v1::NexusChild {
-        state: state.into(),
-        fault: fault.into(),
-        errors: info.errors,
-        uri: info.uri,
-        device: info.device,
-    }
-}
-
-fn presence(presence: Presence) -> i32 {
+pub(super) fn presence(presence: Presence) -> i32 {
     let presence = match presence {
         Presence::Coming => v1::Presence::Coming,
         Presence::Present => v1::Presence::Present,

@@ -55,6 +55,10 @@ service! {
         remove_child: RemoveChildRequest -> RemoveChildResponse;
         offline_child: OfflineChildRequest -> OfflineChildResponse;
         fault_child: FaultChildRequest -> FaultChildResponse;
+        start_rebuild: StartRebuildRequest -> StartRebuildResponse;
+        stop_rebuild: StopRebuildRequest -> StopRebuildResponse;
+        pause_rebuild: PauseRebuildRequest -> PauseRebuildResponse;
+        resume_rebuild: ResumeRebuildRequest -> ResumeRebuildResponse;
     }
 }
 

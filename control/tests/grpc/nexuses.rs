@@ -1,5 +1,7 @@
 //! Nexuses of a running daemon: served, listed, changed under load.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::daemon::{Daemon, NQN};
@@ -20,6 +22,10 @@ device = "n"
 "#;
 
 const C: &str = "malloc:///c?size_mb=8";
+const D: &str = "malloc:///d?size_mb=8";
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The states of the children of the only nexus.
 fn states(daemon: &Daemon) -> Vec<String> {
@@ -43,13 +49,24 @@ fn a_host_reads_what_it_wrote_while_a_child_leaves_and_comes_back() {
     host.write_and_check(100..300);
     daemon.ask(&["nexus", "remove", "n", C]);
     host.write_and_check(200..400);
-    let answer = daemon.ask(&["nexus", "add", "n", "malloc:///d?size_mb=8"]);
+    let answer = daemon.ask(&["nexus", "add", "n", D]);
     assert_eq!(answer["nexus"]["children"][2]["fault"], "out_of_sync");
     host.write_and_check(0..400);
-    let answer = daemon.ask(&["nexus", "fault", "n", "malloc:///a?size_mb=8"]);
-    assert_eq!(answer["nexus"]["children"][0]["fault"], "rpc");
-    host.check(0..400);
-    let (kind, message) = daemon.refused(&["nexus", "fault", "n", "malloc:///b?size_mb=8"]);
+    daemon.ask(&["rebuild", "start", "n", D]);
+    host.write_and_check(100..500);
+    let until = Instant::now() + PATIENCE;
+    while states(&daemon)[2] != "open" {
+        assert!(Instant::now() < until, "{}", daemon.ask(&["rebuild", "list"]));
+        host.write_and_check(100..500);
+    }
+    let history = daemon.ask(&["rebuild", "list", "n"]);
+    assert_eq!(history["history"][0]["end"], "completed", "{history}");
+    for old in ["malloc:///a?size_mb=8", "malloc:///b?size_mb=8"] {
+        daemon.ask(&["nexus", "fault", "n", old]);
+    }
+    // From the new one alone.
+    host.check(0..500);
+    let (kind, message) = daemon.refused(&["nexus", "fault", "n", D]);
     assert_eq!(kind, "in_use", "{message}");
 }
 

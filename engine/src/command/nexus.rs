@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+pub use nexus::rebuild::{RebuildEnd, RebuildState, Scope};
 pub use nexus::{ChildState, FaultReason};
 use reactor::cores::CoreId;
 use uuid::Uuid;
@@ -49,6 +50,16 @@ pub enum NexusCommand {
     OfflineChild(OfChild),
     /// Says that a child is not to be trusted; answered by [`super::Reply::Nexus`].
     FaultChild(OfChild),
+    /// Begins to make a child that is out equal to the others: it was added, taken offline, or
+    /// faulted. Answered by [`super::Reply::Nexus`]; how far it is, [`NexusCommand::List`] tells.
+    StartRebuild(OfChild),
+    /// Gives that up: the child is out of sync as before. Answered by [`super::Reply::Nexus`].
+    StopRebuild(OfChild),
+    /// Copies nothing for a while; host writes go to the child all the same. Answered by
+    /// [`super::Reply::Nexus`].
+    PauseRebuild(OfChild),
+    /// Ends that; answered by [`super::Reply::Nexus`].
+    ResumeRebuild(OfChild),
 }
 
 /// What a nexus is to be.
@@ -83,8 +94,13 @@ impl NexusCommand {
             | NexusCommand::Pause { .. }
             | NexusCommand::RemoveChild(_)
             | NexusCommand::OfflineChild(_)
-            | NexusCommand::FaultChild(_) => REMOVE_WITHIN,
-            NexusCommand::Resume { .. } | NexusCommand::Grow { .. } => CHANGE_WITHIN,
+            | NexusCommand::FaultChild(_)
+            | NexusCommand::StartRebuild(_)
+            | NexusCommand::StopRebuild(_) => REMOVE_WITHIN,
+            NexusCommand::Resume { .. }
+            | NexusCommand::Grow { .. }
+            | NexusCommand::PauseRebuild(_)
+            | NexusCommand::ResumeRebuild(_) => CHANGE_WITHIN,
         }
     }
 
@@ -128,6 +144,44 @@ pub struct NexusInfo {
     pub home: Option<CoreId>,
     /// Its children, in the order in which they were added.
     pub children: Vec<ChildInfo>,
+    /// Rebuilds that have ended, oldest first: the last 32.
+    pub history: Vec<RebuildInfo>,
+}
+
+/// A rebuild that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuildInfo {
+    /// URI of the child.
+    pub uri: String,
+    /// What it copied.
+    pub scope: Scope,
+    /// How it ended.
+    pub end: RebuildEnd,
+    /// Bytes that were read and written.
+    pub copied_bytes: u64,
+    /// Bytes that the source knew to be zeroes.
+    pub skipped_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How far the rebuild of a child is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgressInfo {
+    /// How it is.
+    pub state: RebuildState,
+    /// What it copies.
+    pub scope: Scope,
+    /// Blocks that it was to deal with when it began.
+    pub total_blocks: u64,
+    /// Of them, those dealt with.
+    pub done_blocks: u64,
+    /// Bytes a second of late.
+    pub rate: u64,
+    /// Time to the end at that rate; nothing while it stands.
+    pub left: Option<Duration>,
+    /// Hosts' I/O holds it back.
+    pub is_held_back: bool,
 }
 
 /// A child of a nexus.
@@ -141,6 +195,8 @@ pub struct ChildInfo {
     pub state: ChildState,
     /// I/Os that failed there and succeeded then, or elsewhere.
     pub errors: u64,
+    /// Its rebuild, while there is one.
+    pub rebuild: Option<ProgressInfo>,
 }
 
 impl ChildInfo {

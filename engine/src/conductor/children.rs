@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nexus::{ConfigError, FaultReason, Standing};
+use nexus::truth::{Discard, NotRebuilt};
+use nexus::{ChildState, ConfigError, FaultReason, Home, Standing};
+use reactor::Cx;
 
 use super::Shared;
 use super::nexuses::{self, Patience, hand_out, no_child, release_children};
@@ -130,12 +132,65 @@ impl Shared {
     ) -> Result<Reply, CommandError> {
         let (name, uri) = self.known_child(asked)?;
         let wanted = uri.clone();
-        let fault = move |home: &mut nexus::Home, cx: &mut reactor::Cx| {
-            home.fault(cx, &wanted, FaultReason::Rpc)
-        };
+        let fault = move |home: &mut Home, cx: &mut Cx| home.fault(cx, &wanted, FaultReason::Rpc);
         let done = self.ask_nexus(name, deadline, fault)?;
         done.map_err(|error| nexuses::refused(name, "uri", &error))?;
         self.settle(name, &uri, deadline)
+    }
+
+    /// Begins to rebuild a child, as soon as nothing of its is in flight any more.
+    pub(super) fn start_rebuild(
+        self: &Arc<Shared>,
+        asked: &OfChild,
+        deadline: Deadline,
+    ) -> Result<Reply, CommandError> {
+        let (name, uri) = self.known_child(asked)?;
+        let mut patience = Patience::new();
+        loop {
+            let wanted = uri.clone();
+            let begun = self.ask_nexus(name, deadline, move |home, cx| {
+                match home.begin_target(cx, &wanted, Discard::No) {
+                    // The same again.
+                    Err(_) if home.rebuild().is_some_and(|one| one.name == wanted) => Ok(()),
+                    begun => begun.map(|_| ()),
+                }
+            })?;
+            match begun {
+                Ok(()) => return self.nexus_reply(name, deadline),
+                Err(ConfigError::Busy) if self.is_in_sync(name, &uri) => {
+                    let child = format!("{uri} of {name}");
+                    let (name, source) = (uri, NotRebuilt::Member);
+                    let source = Arc::new(ConfigError::NotRebuilt { name, source });
+                    return Err(CommandError::Child { child, source });
+                }
+                Err(ConfigError::Busy) if deadline.left().is_zero() => {
+                    let known = format!("child {uri} is in use still: its rebuild is not begun");
+                    return Err(deadline.passed(known, Progress::default()));
+                }
+                Err(ConfigError::Busy) => patience.pass(),
+                Err(error) => return Err(nexuses::refused(name, "uri", &error)),
+            }
+        }
+    }
+
+    /// True for a child that its home core has said to be a member.
+    fn is_in_sync(&self, name: &str, uri: &str) -> bool {
+        let state = self.lock();
+        let known = state.model.nexuses.get(name).and_then(|entry| entry.known.as_ref());
+        let children = known.map(|known| known.children.as_slice()).unwrap_or_default();
+        children.iter().any(|child| child.name == uri && child.state == ChildState::Open)
+    }
+
+    pub(super) fn change_rebuild(
+        self: &Arc<Shared>,
+        asked: &OfChild,
+        deadline: Deadline,
+        change: fn(&mut Home, &mut Cx, &str) -> Result<(), ConfigError>,
+    ) -> Result<Reply, CommandError> {
+        let (name, uri) = self.known_child(asked)?;
+        let done = self.ask_nexus(name, deadline, move |home, cx| change(home, cx, &uri))?;
+        done.map_err(|error| nexuses::refused(name, "uri", &error))?;
+        self.nexus_reply(name, deadline)
     }
 
     /// Name of a nexus, and the URI of a child of it in its first spelling.

@@ -27,7 +27,13 @@ const REPORT_WITHIN: Duration = Duration::from_millis(100);
 
 /// What a home core tells of a nexus.
 fn report(home: &Home, mode: nexus::view::Mode) -> NexusReport {
-    NexusReport { children: home.children().collect(), mode, is_paused: home.is_paused() }
+    NexusReport {
+        children: home.children().collect(),
+        mode,
+        is_paused: home.is_paused(),
+        rebuild: home.rebuild(),
+        history: home.rebuild_history().cloned().collect(),
+    }
 }
 
 impl Shared {

@@ -99,6 +99,16 @@ impl Shared {
             NexusCommand::RemoveChild(asked) => self.remove_child(asked, deadline),
             NexusCommand::OfflineChild(asked) => self.offline_child(asked, deadline),
             NexusCommand::FaultChild(asked) => self.fault_child(asked, deadline),
+            NexusCommand::StartRebuild(asked) => self.start_rebuild(asked, deadline),
+            NexusCommand::StopRebuild(asked) => {
+                self.change_rebuild(asked, deadline, |home, cx, uri| home.stop_rebuild(cx, uri))
+            }
+            NexusCommand::PauseRebuild(asked) => {
+                self.change_rebuild(asked, deadline, |home, _, uri| home.pause_rebuild(uri))
+            }
+            NexusCommand::ResumeRebuild(asked) => {
+                self.change_rebuild(asked, deadline, |home, _, uri| home.resume_rebuild(uri))
+            }
         }
     }
 

@@ -2,16 +2,20 @@
 //! has last told of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bdev::BlockDevice;
 use nexus::home::ChildReport;
+use nexus::rebuild::{RebuildProgress, RebuildRecord};
 use nexus::view::Mode;
 use nexus::{ChildState, Nexus};
 use reactor::cores::CoreId;
 use uuid::Uuid;
 
 use super::device::{DeviceEntry, DevicePhase};
-use crate::command::{ChildInfo, CreateNexus, NexusInfo, NexusState, Presence};
+use crate::command::{
+    ChildInfo, CreateNexus, NexusInfo, NexusState, Presence, ProgressInfo, RebuildInfo,
+};
 use crate::export::Export;
 use crate::homes::NexusId;
 
@@ -48,6 +52,8 @@ pub(crate) struct NexusReport {
     pub children: Vec<ChildReport>,
     pub mode: Mode,
     pub is_paused: bool,
+    pub rebuild: Option<RebuildProgress>,
+    pub history: Vec<RebuildRecord>,
 }
 
 impl NexusEntry {
@@ -75,17 +81,34 @@ impl NexusEntry {
             blocks: geometry.map_or(0, |geometry| geometry.blocks),
             home: cores(self.place),
             children,
+            history: self.history(),
         }
+    }
+
+    fn history(&self) -> Vec<RebuildInfo> {
+        let records = self.known.iter().flat_map(|known| &known.history);
+        let info = |record: &RebuildRecord| RebuildInfo {
+            uri: record.name.clone(),
+            scope: record.scope,
+            end: record.end,
+            copied_bytes: record.moved.copied_bytes,
+            skipped_bytes: record.moved.skipped_bytes,
+            took: Duration::from(record.ended_at.since(record.started_at)),
+        };
+        records.map(info).collect()
     }
 
     fn child_info(&self, child: &ChildEntry) -> ChildInfo {
         let reports = self.known.iter().flat_map(|known| &known.children);
         let report = reports.into_iter().find(|report| report.name == child.uri);
+        let rebuild = self.known.as_ref().and_then(|known| known.rebuild.as_ref());
+        let rebuild = rebuild.filter(|rebuild| rebuild.name == child.uri);
         ChildInfo {
             uri: child.uri.clone(),
             device: child.device.clone(),
             state: report.map_or(ChildState::Init, |report| report.state),
             errors: report.map_or(0, |report| report.errors as u64),
+            rebuild: rebuild.map(progress),
         }
     }
 
@@ -98,5 +121,17 @@ impl NexusEntry {
             _ if in_sync == children.len() => NexusState::Online,
             _ => NexusState::Degraded,
         }
+    }
+}
+
+fn progress(rebuild: &RebuildProgress) -> ProgressInfo {
+    ProgressInfo {
+        state: rebuild.state,
+        scope: rebuild.scope,
+        total_blocks: rebuild.total_blocks,
+        done_blocks: rebuild.done_blocks,
+        rate: rebuild.rate,
+        left: rebuild.left.map(Duration::from),
+        is_held_back: rebuild.is_held_back,
     }
 }

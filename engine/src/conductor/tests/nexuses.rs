@@ -6,6 +6,7 @@ use super::*;
 use crate::command::limits::{CHILDREN_MAX, NEXUS_NAME_BYTES_MAX};
 use crate::command::{
     ChildInfo, CreateNexus, ErrorKind, NexusCommand, NexusInfo, NexusState, OfChild, Presence,
+    RebuildEnd,
 };
 
 const A: &str = "malloc:///a?size_mb=1";
@@ -137,6 +138,34 @@ fn a_faulted_child_says_so() {
 }
 
 #[test]
+fn a_child_that_was_out_is_rebuilt_and_that_is_remembered() {
+    let (conductor, _) = conducted(1);
+    run(&conductor, create(&[A, B]));
+    change(&conductor, NexusCommand::OfflineChild(child(B)));
+    change(&conductor, NexusCommand::StartRebuild(child(B)));
+    let until = Instant::now() + SOON;
+    let nexus = loop {
+        let nexus = list(&conductor).remove(0);
+        if nexus.state == NexusState::Online {
+            break nexus;
+        }
+        assert!(Instant::now() < until, "{nexus:?}");
+    };
+    let [record] = nexus.history.as_slice() else { panic!("one rebuild: {nexus:?}") };
+    assert_eq!((record.uri.as_str(), record.end), (B, RebuildEnd::Completed));
+    assert_eq!(nexus.children[1].rebuild, None);
+    for command in [
+        NexusCommand::StartRebuild(child(B)),
+        NexusCommand::StopRebuild(child(B)),
+        NexusCommand::PauseRebuild(child(B)),
+        NexusCommand::ResumeRebuild(child(B)),
+    ] {
+        let error = refused(&conductor, Command::Nexus(command.clone()));
+        assert_eq!(error.kind(), ErrorKind::Device, "{command:?}: {error}");
+    }
+}
+
+#[test]
 fn a_paused_nexus_says_so_until_it_is_resumed() {
     let (conductor, _) = conducted(1);
     run(&conductor, create(&[A]));
@@ -231,6 +260,10 @@ fn a_nexus_that_is_not_there_is_not_found_by_any_command() {
         NexusCommand::RemoveChild(child(A)),
         NexusCommand::OfflineChild(child(A)),
         NexusCommand::FaultChild(child(A)),
+        NexusCommand::StartRebuild(child(A)),
+        NexusCommand::StopRebuild(child(A)),
+        NexusCommand::PauseRebuild(child(A)),
+        NexusCommand::ResumeRebuild(child(A)),
     ] {
         let error = refused(&conductor, Command::Nexus(command.clone()));
         assert_eq!(error.kind(), ErrorKind::NotFound, "{command:?}: {error}");
