@@ -6,7 +6,9 @@
 //! flush covers what completed before it only if [`Sessions::restarts`] was the same when the first
 //! of those I/Os was submitted and after the flush completed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use uuid::Uuid;
 
 /// Whether I/O can reach the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,9 @@ pub enum Continuity {
 pub struct Sessions {
     word: AtomicU64,
     restarts: AtomicU64,
+    /// The run's name in two halves, zeroes for none; odd while they are changed.
+    run: [AtomicU64; 2],
+    run_version: AtomicU64,
 }
 
 impl Sessions {
@@ -89,6 +94,38 @@ impl Sessions {
     pub fn restarts(&self) -> u64 {
         // Acquire, partner: the release in `begin`.
         self.restarts.load(Ordering::Acquire)
+    }
+
+    /// Which run of the device the session is of, the same whoever asks; nothing for a device that
+    /// does not say.
+    pub fn run(&self) -> Option<Uuid> {
+        loop {
+            // Acquire, partner: the release in `name_run`.
+            let before = self.run_version.load(Ordering::Acquire);
+            // Relaxed: the fence orders both before the second look at the version.
+            let [high, low] = [0, 1].map(|half| self.run[half].load(Ordering::Relaxed));
+            // Partner: the release fence in `name_run`.
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.run_version.load(Ordering::Relaxed) == before {
+                let run = Uuid::from_u64_pair(high, low);
+                return (!run.is_nil()).then_some(run);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Names the run of the session that is begun next. By the driver only.
+    pub fn name_run(&self, run: Option<Uuid>) {
+        let (high, low) = run.unwrap_or_default().as_u64_pair();
+        // Relaxed: only this thread writes.
+        let version = self.run_version.load(Ordering::Relaxed);
+        self.run_version.store(version + 1, Ordering::Relaxed);
+        // Partner: the acquire fence in `run`: whoever sees a half sees the odd version.
+        fence(Ordering::Release);
+        self.run[0].store(high, Ordering::Relaxed);
+        self.run[1].store(low, Ordering::Relaxed);
+        // Release, partner: the acquire in `run`.
+        self.run_version.store(version + 2, Ordering::Release);
     }
 
     /// Begins the next session, in this state. By the driver only, on one thread, before any I/O
@@ -137,7 +174,10 @@ mod tests {
         sessions.change(Link::Lost);
         sessions.begin(Continuity::Kept, Link::Live);
         assert_eq!(sessions.restarts(), 0);
+        assert_eq!(sessions.run(), None);
+        let run = Some(Uuid::from_u128(7));
+        sessions.name_run(run);
         sessions.begin(Continuity::Restarted, Link::Live);
-        assert_eq!(sessions.restarts(), 1);
+        assert_eq!((sessions.restarts(), sessions.run()), (1, run));
     }
 }

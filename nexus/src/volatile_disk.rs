@@ -85,16 +85,22 @@ impl State {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct VolatileDisk {
     blocks: u64,
     state: Arc<Mutex<State>>,
     sessions: Arc<Sessions>,
 }
 
+impl std::fmt::Debug for VolatileDisk {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("VolatileDisk").finish_non_exhaustive()
+    }
+}
+
 impl VolatileDisk {
     pub(crate) fn new(blocks: u64) -> Arc<VolatileDisk> {
         let sessions = Arc::new(Sessions::new());
+        sessions.name_run(Some(Uuid::from_u128(1)));
         sessions.begin(Continuity::Kept, Link::Live);
         Arc::new(VolatileDisk { blocks, state: Arc::default(), sessions })
     }
@@ -109,6 +115,8 @@ impl VolatileDisk {
 
     /// Loses power, and is back at once: what no flush covered is gone.
     pub(crate) fn lose_power(&self) {
+        let run = Uuid::from_u128(u128::from(self.sessions.restarts()) + 2);
+        self.sessions.name_run(Some(run));
         self.sessions.begin(Continuity::Restarted, Link::Live);
         self.state().cache.clear();
     }
@@ -145,12 +153,17 @@ impl BlockDevice for VolatileDisk {
     }
 }
 
-#[derive(Debug)]
 struct VolatileQueuePair {
     state: Arc<Mutex<State>>,
     pending: Vec<Io>,
     aborted: bool,
     depth: u32,
+}
+
+impl std::fmt::Debug for VolatileQueuePair {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("VolatileQueuePair").field("pending", &self.pending).finish()
+    }
 }
 
 impl VolatileQueuePair {

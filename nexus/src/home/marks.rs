@@ -55,6 +55,8 @@ pub(super) struct Marks {
     /// The view since which the bits of a round are gone.
     round: Option<Version>,
     next_look: Nanos,
+    /// The cores' map.
+    intent: Option<Arc<IntentMap>>,
     /// All marks are to go: the volume is being closed.
     is_closing: bool,
 }
@@ -68,12 +70,18 @@ impl Default for Marks {
             waiting: VecDeque::new(),
             round: None,
             next_look: Nanos(0),
+            intent: None,
             is_closing: false,
         }
     }
 }
 
 impl Marks {
+    /// For a nexus that has a map from the beginning.
+    pub fn with(intent: Option<Arc<IntentMap>>) -> Marks {
+        Marks { intent, ..Marks::default() }
+    }
+
     fn set(&mut self, region: RegionIndex, stand: Stand, now: Nanos) {
         self.marks.insert(region, Mark { stand, used_at: now });
     }
@@ -137,12 +145,14 @@ impl Home {
             self.marks.set(region, Stand::Open, cx.now());
         }
         let block_bytes = self.nexus.block_bytes();
-        Some(Arc::new(IntentMap::with_regions(blocks, block_bytes, region_bytes)))
+        let intent = Arc::new(IntentMap::with_regions(blocks, block_bytes, region_bytes));
+        self.marks.intent = Some(intent.clone());
+        Some(intent)
     }
 
     /// Has marked what writes wait for, and goes on with what is to be cleared.
     pub(super) fn see_to_marks(&mut self, cx: &mut Cx) -> usize {
-        let Some(intent) = self.nexus.view().intent.clone() else { return 0 };
+        let Some(intent) = self.marks.intent.clone() else { return 0 };
         let mut wanted = Vec::new();
         intent.take_wanted(|region| wanted.push(region));
         let mut work = wanted.len();
@@ -186,7 +196,7 @@ impl Home {
 
     pub(super) fn set_marked(&mut self, cx: &mut Cx, region: RegionIndex) {
         self.marks.set(region, Stand::Open, cx.now());
-        if let Some(intent) = &self.nexus.view().intent {
+        if let Some(intent) = &self.marks.intent {
             intent.set_marked(region);
         }
         self.nexus.wake_all();

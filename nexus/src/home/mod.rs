@@ -18,6 +18,8 @@ mod rebuild_tests;
 mod tests;
 #[cfg(test)]
 mod tracked_tests;
+#[cfg(test)]
+mod tracked_walk;
 
 use std::sync::Arc;
 
@@ -139,7 +141,7 @@ impl Home {
             refusal: None,
             rebuild,
             closing: Closing::No,
-            marks: Marks::default(),
+            marks: Marks::with(view.intent.clone()),
             unequal: 0,
         }
     }

@@ -4,9 +4,9 @@
 //! things of it: who the members are when it begins ([`TruthEvent::Assembled`]), that a change of
 //! them is in force (replica-truth rules 8 to 13), that a region is marked before it is written
 //! (18), that a mark is gone (19), and what is to be copied from whom to whom ([`CopyOrder`],
-//! rules 23 to 30). How that comes about (labels, the record, the lease) is the business of the implementation; the
-//! state machines beside this file are plain data, fed by an adapter that does their label I/O
-//! through [`ControlIo`].
+//! rules 23 to 30). How that comes about (labels, the record, the lease) is the business of the
+//! implementation; the state machines beside this file are plain data, fed by an adapter
+//! ([`tracked`]) that does their label I/O through [`ControlIo`].
 //!
 //! An implementation never blocks and never completes inside `begin_…`: what it has decided it says
 //! in [`Truth::poll`].

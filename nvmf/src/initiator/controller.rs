@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bdev::nvme::command::SubmissionEntry;
 use reactor::{Cx, Nanos, Wake};
+use uuid::Uuid;
 
 use super::error::ConnectionError;
 use super::queue::{Command, CommandData, Ended, Queue};
@@ -49,6 +50,14 @@ impl Instance {
         match vendor.first_chunk() {
             Some(bytes) if model == MODEL && *bytes != [0; INSTANCE_BYTES] => Instance::Own(*bytes),
             _ => Instance::Foreign,
+        }
+    }
+
+    /// The run as a name that others can keep; nothing where it does not say.
+    pub fn run(self) -> Option<Uuid> {
+        match self {
+            Instance::Own(bytes) => Some(Uuid::from_bytes(bytes)),
+            Instance::Foreign => None,
         }
     }
 

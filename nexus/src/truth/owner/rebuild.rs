@@ -101,6 +101,10 @@ impl Owner {
         if let Some(target) = &mut reign.target {
             target.todo = todo;
         }
+        if self.label_request(child).is_none() {
+            // An earlier attempt of this owner has labelled it already.
+            self.target_written(child);
+        }
     }
 
     /// A label of the target was written.

@@ -81,7 +81,9 @@ impl Copies {
     }
 
     pub fn failed(&mut self, order: CopyOrder, child: ChildIndex) {
-        self.given.remove(&order.region);
+        if self.given.get(&order.region).is_some_and(|given| given.order == order) {
+            self.given.remove(&order.region);
+        }
         if child == order.source {
             self.source = self.source.wrapping_add(1);
         }
@@ -240,11 +242,13 @@ impl Tracked {
     }
 
     pub(super) fn was_copied(&mut self, order: CopyOrder) {
-        let Some(given) = self.copies.given.remove(&order.region) else { return };
+        let given = self.copies.given.get(&order.region).copied();
+        let Some(given) = given.filter(|given| given.order == order) else { return };
+        self.copies.given.remove(&order.region);
         let places = self.seats.places(order.to);
         let source = self.seats.place(order.source);
         let Some(owner) = &mut self.owner else { return };
-        if given.is_stale || given.order != order {
+        if given.is_stale {
             return;
         }
         self.is_stale = true;

@@ -153,7 +153,8 @@ impl Desk {
             return false;
         }
         self.restarts = now;
-        self.session.boot = boot();
+        let run = self.sessions.as_ref().and_then(|sessions| sessions.run());
+        self.session.boot = run.unwrap_or_else(boot);
         true
     }
 
@@ -162,12 +163,18 @@ impl Desk {
         self.restarts
     }
 
-    /// Names the run of a device that is not of this host's: nobody knows it from before.
+    /// Names the run of a device that is not of this host's; one that does not say which it is may
+    /// be another at every start here.
     pub fn name_run(&mut self, boot: impl FnOnce() -> Uuid) {
-        if self.sessions.is_some() && !self.has_named_run {
-            self.session.boot = boot();
+        if let (Some(sessions), false) = (&self.sessions, self.has_named_run) {
+            self.session.boot = sessions.run().unwrap_or_else(boot);
             self.has_named_run = true;
         }
+    }
+
+    /// True while it does anything.
+    pub fn is_busy(&self) -> bool {
+        self.job.is_some() || !self.label.is_free() || !self.flush.is_free()
     }
 
     /// True when it takes a job with the label.

@@ -12,8 +12,10 @@ use crate::truth::names::Policy;
 use crate::truth::owner::Progress;
 use crate::truth::{ControlIo, MemberChange, TruthEvent};
 
-/// How often the lease is looked at.
-const LOOK_INTERVAL: Nanos = Nanos::from_micros(KEEP_ALIVE_US / 4);
+/// How often the lease is looked at, and retries that are due. An answer counts for so much less
+/// than a lease.
+const LOOK_INTERVAL: Nanos = Nanos::from_millis(20);
+const _: () = assert!(LOOK_INTERVAL.0 / 1000 < KEEP_ALIVE_US / 8);
 
 impl Tracked {
     /// Goes on with what the home core has asked for, and tells what the owner has come to.
@@ -141,7 +143,7 @@ impl Tracked {
     /// Whether enough voters have answered lately, so that nobody else may have gone on.
     fn has_lease(&self, now: Nanos) -> bool {
         let Some(owner) = &self.owner else { return false };
-        let mut fresh = self.lease.fresh(now.0 / 1000);
+        let mut fresh = self.lease.fresh((now + LOOK_INTERVAL).0 / 1000);
         fresh.replicas = fresh.replicas.union(self.exclusive());
         let Some((_, members)) = owner.in_force() else { return false };
         match owner.policy() {

@@ -218,6 +218,7 @@ impl Supervisor {
             remote.view.fused_blocks = 0;
         }
         let instance = remote.admin.identity().instance;
+        self.shared.sessions().name_run(instance.run());
         let mut continuity = Continuity::Kept;
         match &mut self.known {
             None => {
