@@ -100,11 +100,11 @@ pub const STAGES: &[Stage] = &[
     },
     Stage {
         name: "loom",
-        purpose: "every interleaving of the rings, of sleep and wake, and of the locks between cores",
+        purpose: "every interleaving of rings, of sleep and wake, and of locks between cores",
         needs: &[],
         limit: minutes(15),
         body: Body::Cargo(Cargo {
-            arguments: "test --package reactor --package bdev --release --lib --target-dir target/loom loom",
+            arguments: "test -p reactor -p bdev --release --lib --target-dir target/loom loom",
             environment: &[
                 ("RUSTFLAGS", "--cfg loom"),
                 // Nothing to gain from what makes the shipped binaries slow to build.
