@@ -573,6 +573,23 @@ fn a_child_that_hangs_on_its_label_is_out_in_time() {
 }
 
 #[test]
+fn no_member_becomes_a_target_while_the_volume_is_opened() {
+    let disks = disks(2);
+    format(&disks);
+    let mut process = Process::start(&disks);
+    while !process.home.is_assembled() {
+        let begun = process.home.begin_target(&mut process.cx, "child1", Discard::No);
+        assert!(begun.is_err());
+        process.pass();
+        process.hand.advance(Nanos::from_micros(1));
+        process.cx.advance_clock();
+    }
+    process.write(block_of(2), 2);
+    assert_eq!(process.members(), set(&[0, 1]));
+    process.close();
+}
+
+#[test]
 fn a_child_is_taken_offline_with_its_own_vote_and_comes_back() {
     let disks = disks(2);
     format(&disks);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use reactor::Cx;
 
-use super::{Sight, Tracked, random_uuid};
+use super::{Phase, Sight, Tracked, random_uuid};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::intent::RegionIndex;
 use crate::truth::label::{Configured, Label};
@@ -100,7 +100,9 @@ impl Tracked {
         child: ChildIndex,
         discard: Discard,
     ) -> Result<(), NotRebuilt> {
-        let Some(owner) = &self.owner else { return Err(NotRebuilt::Busy) };
+        // Before it serves, a member is not known to be one.
+        let owner = self.owner.as_ref().filter(|_| self.phase == Phase::Serving);
+        let Some(owner) = owner else { return Err(NotRebuilt::Busy) };
         if self.members.contains(child) {
             return Err(NotRebuilt::Member);
         }
