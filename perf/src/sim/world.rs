@@ -33,6 +33,16 @@ const HOST_PATIENCE: Nanos = Nanos::from_secs(29);
 /// Longest slowness of a disk that no child is given up for.
 const PATIENCE: Nanos = Nanos::from_secs(2);
 
+/// What a drain waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// All I/Os of hosts have been answered, and no change goes on.
+    Hosts,
+    /// The volume is open, and what was given up has come back from the disks too: only where none
+    /// of them hangs.
+    Disks,
+}
+
 /// What a run did, for those who look at many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -64,6 +74,9 @@ pub struct World {
     ios_left: u64,
     /// Some member cannot fail, so that no error may reach a host.
     is_sheltered: bool,
+    /// When the volume had members first. To open it without a record takes every member, so until
+    /// then hosts wait for the faulty ones too.
+    opened_at: Option<Nanos>,
     counts: Counts,
 }
 
@@ -109,9 +122,10 @@ impl World {
         Ok(World {
             volume: Volume::new(plan.seed),
             ios_left: plan.ios,
-            // To open a volume without a record takes every member.
+            // A crash means that it is opened again, which takes every member.
             is_sheltered: plan.crash_chance == 0.0
                 && plan.disks.iter().any(|disk| is_reliable(&plan, disk)),
+            opened_at: None,
             counts: Counts::default(),
             plan,
             random,
@@ -228,6 +242,9 @@ impl World {
     fn pass(&mut self, server: usize) -> Result<(), Violation> {
         let mut ended = Vec::new();
         self.servers[server].pass(&mut self.volume, &mut ended)?;
+        if self.opened_at.is_none() && !self.nexus.view().members.is_empty() {
+            self.opened_at = Some(self.hand.read());
+        }
         for ended in ended {
             self.check(server, &ended)?;
         }
@@ -240,8 +257,10 @@ impl World {
         let status = completion.status;
         let code = u64::from(status.code());
         self.trace.note("host is answered", [server as u64, io.stamp.0, code]);
-        if self.is_sheltered && *time > HOST_PATIENCE {
-            return Err(Violation::TooSlow { operation: io.operation, time: (*time).into() });
+        let open_for = self.hand.read().since(self.opened_at.unwrap_or_default());
+        let time = open_for.min(*time);
+        if self.is_sheltered && time > HOST_PATIENCE {
+            return Err(Violation::TooSlow { operation: io.operation, time: time.into() });
         }
         if !status.is_success() {
             let is_answer = status.has_code(bdev::Status::COMPARE_FAILURE);
@@ -389,11 +408,11 @@ impl World {
         Ok(())
     }
 
-    /// With a member to rely on, everything ends whatever the others do; without one when nothing
-    /// goes wrong any more.
+    /// With a member to rely on, everything ends whatever the others do, once the volume is open;
+    /// without one when nothing goes wrong any more.
     fn quiesce(&mut self) -> Result<(), Violation> {
-        if self.is_sheltered {
-            self.drain()?;
+        if self.is_sheltered && self.opened_at.is_some() {
+            self.drain(Rest::Hosts)?;
         }
         self.trace.note("faults end", [0; 3]);
         for disk in &self.disks {
@@ -403,16 +422,27 @@ impl World {
             home.resume();
         }
         self.servers[0].rouse();
-        self.drain()
+        self.drain(Rest::Disks)?;
+        self.check_nothing_is_left()
     }
 
-    fn drain(&mut self) -> Result<(), Violation> {
+    fn is_at(&self, rest: Rest) -> bool {
+        let home = self.servers[0].home.as_ref();
+        let is_changing = home.is_some_and(|home| home.is_changing() || home.rebuild().is_some());
+        // The home core goes on to look at its labels.
+        let has_labels = self.plan.truthfulness == Truthfulness::Tracked;
+        let is_still = || self.disks.iter().all(|disk| platter(disk).inflight() == 0);
+        let are_disks_left = || has_labels || is_still();
+        let is_open = home.is_some_and(Home::is_assembled);
+        !is_changing
+            && self.servers.iter().all(|server| server.pending() == 0)
+            && (rest == Rest::Hosts || is_open && are_disks_left())
+    }
+
+    fn drain(&mut self, rest: Rest) -> Result<(), Violation> {
         for step in 0..DRAIN_STEPS_MAX {
-            let home = self.servers[0].home.as_ref();
-            let is_changing =
-                home.is_some_and(|home| home.is_changing() || home.rebuild().is_some());
-            if !is_changing && self.servers.iter().all(|server| server.pending() == 0) {
-                return self.check_nothing_is_left();
+            if self.is_at(rest) {
+                return Ok(());
             }
             let server = self.random.below(self.servers.len() as u64) as usize;
             self.pass(server)?;
@@ -472,11 +502,12 @@ impl World {
         written.dedup();
         for block in &written {
             while !self.servers[reader].has_credit() {
-                self.drain()?;
+                self.drain(Rest::Disks)?;
             }
             self.send(reader, Operation::Read, IoFlags::NONE, *block, 1)?;
         }
-        self.drain()?;
+        self.drain(Rest::Disks)?;
+        self.check_nothing_is_left()?;
         self.volume.check()?;
         for block in written {
             let read = self.volume.believed(block);
