@@ -38,21 +38,25 @@ fn state(answer: &Value) -> &str {
     answer["nexus"]["state"].as_str().unwrap()
 }
 
-#[test]
-fn a_host_reads_what_it_wrote_while_a_child_leaves_and_comes_back() {
-    let (daemon, _) = Daemon::start(CONFIG, "");
+/// A host writes and reads while the third child of a nexus leaves and the fourth device comes in
+/// its place; then reads from that one alone.
+fn a_child_leaves_and_another_comes(devices: [&str; 4]) {
+    let [first, second, third, fourth] = devices;
+    let children = format!("children = [{first:?}, {second:?}, {third:?}]");
+    let ordinary = CONFIG.lines().find(|line| line.starts_with("children")).unwrap();
+    let (daemon, _) = Daemon::start(&CONFIG.replace(ordinary, &children), "");
     assert_eq!(states(&daemon), ["open", "open", "open"]);
     let mut host = Host::connect(daemon.portal(), NQN, 1);
     host.write_and_check(0..200);
-    let answer = daemon.ask(&["nexus", "offline", "n", C]);
+    let answer = daemon.ask(&["nexus", "offline", "n", third]);
     assert_eq!(state(&answer), "degraded");
     host.write_and_check(100..300);
-    daemon.ask(&["nexus", "remove", "n", C]);
+    daemon.ask(&["nexus", "remove", "n", third]);
     host.write_and_check(200..400);
-    let answer = daemon.ask(&["nexus", "add", "n", D]);
+    let answer = daemon.ask(&["nexus", "add", "n", fourth]);
     assert_eq!(answer["nexus"]["children"][2]["fault"], "out_of_sync");
     host.write_and_check(0..400);
-    daemon.ask(&["rebuild", "start", "n", D]);
+    daemon.ask(&["rebuild", "start", "n", fourth]);
     host.write_and_check(100..500);
     let until = Instant::now() + PATIENCE;
     while states(&daemon)[2] != "open" {
@@ -61,13 +65,34 @@ fn a_host_reads_what_it_wrote_while_a_child_leaves_and_comes_back() {
     }
     let history = daemon.ask(&["rebuild", "list", "n"]);
     assert_eq!(history["history"][0]["end"], "completed", "{history}");
-    for old in ["malloc:///a?size_mb=8", "malloc:///b?size_mb=8"] {
+    for old in [first, second] {
         daemon.ask(&["nexus", "fault", "n", old]);
     }
     // From the new one alone.
     host.check(0..500);
-    let (kind, message) = daemon.refused(&["nexus", "fault", "n", D]);
+    let (kind, message) = daemon.refused(&["nexus", "fault", "n", fourth]);
     assert_eq!(kind, "in_use", "{message}");
+}
+
+#[test]
+fn a_host_reads_what_it_wrote_while_a_child_leaves_and_comes_back() {
+    let (a, b) = ("malloc:///a?size_mb=8", "malloc:///b?size_mb=8");
+    a_child_leaves_and_another_comes([a, b, C, D]);
+}
+
+/// What a file lacks is emulated, and it is open twice on the one core: for hosts and for the
+/// rebuild.
+#[test]
+fn a_file_is_rebuilt_on_the_core_that_serves_it() {
+    let beside = std::env::current_exe().unwrap();
+    let names = ["a", "b", "c", "d"].map(|name| {
+        let path = beside.with_file_name(format!("nexuses-{name}-{}.disk", std::process::id()));
+        std::fs::File::create(&path).unwrap().set_len(8 << 20).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let uris = names.each_ref().map(|name| format!("uring://{name}?blk_size=512"));
+    a_child_leaves_and_another_comes(uris.each_ref().map(String::as_str));
+    names.iter().for_each(|name| std::fs::remove_file(name).unwrap());
 }
 
 #[test]

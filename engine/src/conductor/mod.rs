@@ -30,7 +30,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use bdev::emulate::Sharing;
 use nvmf::target::{DigestPolicy, TargetDescription};
 
 use crate::command::error::Object;
@@ -79,11 +78,6 @@ impl Shared {
     /// The state. A thread that panicked with it leaves plain data behind, whole enough to go on.
     fn lock(&self) -> Guard<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How devices are used.
-    fn sharing(&self) -> Sharing {
-        if self.options.cores > 1 { Sharing::ManyCores } else { Sharing::OneCore }
     }
 
     /// Forgets what is not used any more and has it closed; tells those who wait for that.
