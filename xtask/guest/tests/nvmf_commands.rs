@@ -353,8 +353,14 @@ mod real_kernel {
     ) -> (bool, Vec<(u64, u32)>) {
         const COMPLETE: u8 = 2;
         let name = controller.device();
-        let words = format!("{name} -n 1 -s {lba} -m {} -a 2 -l 0 -o binary", dwords - 1);
-        run(guest, &format!("nvme get-lba-status {words} > /tmp/list"));
+        // As such, for `nvme get-lba-status` of nvme-cli 2.3 does not describe the room it has.
+        let words = format!(
+            "{name} --opcode=0x86 --namespace-id=1 --cdw10={lba} --cdw12={} --cdw13=0x02000000 \
+             --data-len={} --read --raw-binary",
+            dwords - 1,
+            4 * dwords
+        );
+        run(guest, &format!("nvme admin-passthru {words} > /tmp/list"));
         let bytes = bytes_of(guest, "cat /tmp/list");
         let piece = |number: usize| {
             let at = 8 + 16 * number;
