@@ -8,14 +8,14 @@ use std::sync::Arc;
 use reactor::Cx;
 
 use crate::device::{BlockDevice, OpenError};
-use crate::emulate::{self, Emulate, Sharing};
+use crate::emulate::{self, Emulate};
 use crate::queue_pair::QueuePair;
 use crate::split::{self, Split};
 
 /// The device with every operation, for I/Os of any size.
-pub fn complete(device: Arc<dyn BlockDevice>, sharing: Sharing) -> Arc<dyn BlockDevice> {
+pub fn complete(device: Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
     let device: Arc<dyn BlockDevice> = match emulate::is_needed(&device.limits()) {
-        true => Arc::new(Emulate::new(device, sharing)),
+        true => Arc::new(Emulate::new(device)),
         false => device,
     };
     match split::is_needed(&device.limits()) {
@@ -30,7 +30,7 @@ pub fn open(
     cx: &mut Cx,
     depth: u32,
 ) -> Result<Box<dyn QueuePair>, OpenError> {
-    complete(device, Sharing::OneCore).open_queue_pair(cx, depth)
+    complete(device).open_queue_pair(cx, depth)
 }
 
 #[cfg(test)]
@@ -60,12 +60,12 @@ mod tests {
     #[test]
     fn a_device_that_lacks_nothing_is_left_alone() {
         let device = disk();
-        assert!(Arc::ptr_eq(&complete(device.clone(), Sharing::ManyCores), &device));
+        assert!(Arc::ptr_eq(&complete(device.clone()), &device));
     }
 
     #[test]
     fn a_device_that_lacks_everything_keeps_the_laws_when_completed() {
-        let make = |_: &mut Cx| complete(Arc::new(Narrow::new(disk(), poor())), Sharing::OneCore);
+        let make = |_: &mut Cx| complete(Arc::new(Narrow::new(disk(), poor())));
         let device = make(&mut reactor::cx::test_context().0);
         let limits = device.limits();
         assert_eq!(limits.operations, OperationSet::ALL);

@@ -8,7 +8,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bdev::emulate::Sharing;
 use bdev::file::{Backing, FileError};
 use bdev::legality::GeometryError;
 use bdev::malloc::MallocError;
@@ -107,20 +106,16 @@ impl Registry {
         Registry { openers }
     }
 
-    /// Opens the devices of a target, in the order given, each to be used as `sharing` says.
+    /// Opens the devices of a target, in the order given.
     ///
     /// # Errors
     ///
     /// The first URI that cannot be opened, or that names a device a second time.
-    pub fn open_all(
-        &self,
-        texts: &[String],
-        sharing: Sharing,
-    ) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
+    pub fn open_all(&self, texts: &[String]) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
         let mut known = HashSet::with_capacity(texts.len());
         let mut devices = Vec::with_capacity(texts.len());
         for text in texts {
-            let (scheme, device) = self.open(text, sharing)?;
+            let (scheme, device) = self.open(text)?;
             if !known.insert((scheme, device.name().to_owned())) {
                 return Err(RegistryError::Twice { uri: text.clone() });
             }
@@ -148,23 +143,19 @@ impl Registry {
         })
     }
 
-    /// Opens one device, to be used as `sharing` says.
+    /// Opens one device.
     ///
     /// # Errors
     ///
     /// A text that is no URI, a scheme that is not built, a device that cannot be made.
-    pub fn open(
-        &self,
-        text: &str,
-        sharing: Sharing,
-    ) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
+    pub fn open(&self, text: &str) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
         let shown = || text.to_owned();
         let uri: DeviceUri =
             text.parse().map_err(|source| RegistryError::Uri { uri: shown(), source })?;
         let scheme = uri.scheme();
         let open = self.opener(text, &uri)?;
         let device = open(&uri).map_err(|source| RegistryError::Open { uri: shown(), source })?;
-        Ok((scheme, stack::complete(device, sharing)))
+        Ok((scheme, stack::complete(device)))
     }
 }
 
@@ -272,7 +263,7 @@ mod tests {
 
     fn open(texts: &[&str]) -> Result<Vec<Arc<dyn BlockDevice>>, RegistryError> {
         let texts: Vec<String> = texts.iter().map(|text| String::from(*text)).collect();
-        Registry::standard().open_all(&texts, Sharing::ManyCores)
+        Registry::standard().open_all(&texts)
     }
 
     #[test]
@@ -288,12 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_device_lacks_is_made_up_for_on_any_number_of_cores() {
+    fn what_a_device_lacks_is_made_up_for() {
         let registry = Registry { openers: vec![(Scheme::Null, open_poor)] };
-        for sharing in [Sharing::OneCore, Sharing::ManyCores] {
-            let limits = registry.open("null:///a?size_mb=1", sharing).unwrap().1.limits();
-            assert_eq!((limits.operations, limits.io_blocks_max), (OperationSet::ALL, u32::MAX));
-        }
+        let limits = registry.open("null:///a?size_mb=1").unwrap().1.limits();
+        assert_eq!((limits.operations, limits.io_blocks_max), (OperationSet::ALL, u32::MAX));
     }
 
     #[test]

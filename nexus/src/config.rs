@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use bdev::device::{Geometry, OperationSet};
-use bdev::emulate::Sharing;
 use bdev::{BlockDevice, Emulate, Operation, Split, split};
 use uuid::Uuid;
 
@@ -225,7 +224,7 @@ pub(crate) fn prepare(child: &ChildConfig) -> ChildDevice {
     let limits = device.limits();
     let operations = limits.operations.with(Operation::CompareAndWrite);
     if operations != OperationSet::ALL || !limits.unmap_zeroes {
-        device = Arc::new(Emulate::new(device, Sharing::ManyCores));
+        device = Arc::new(Emulate::new(device));
     }
     if split::is_needed(&device.limits()) {
         device = Arc::new(Split::new(device));

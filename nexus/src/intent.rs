@@ -9,6 +9,7 @@
 //! Clearing (rule 19) takes the bit back first, so that the next write to the region waits, then
 //! lets every write end that may have seen it, flushes, and only then has the mark cleared.
 
+use bdev::io::{Io, Operation};
 use reactor::sync::{AtomicUsize, Ordering};
 
 /// A region of the volume, by number.
@@ -82,6 +83,26 @@ impl IntentMap {
         // Release, partner: the acquire in `take_wanted`.
         self.wanted[word].fetch_or(bit, Ordering::Release);
         self.any_wanted.swap(1, Ordering::AcqRel) == 0
+    }
+
+    /// True when every region of an I/O is marked; asks for the others, and has the home core woken
+    /// where need be.
+    #[inline]
+    pub fn has_all(&self, io: &Io, wake_home: impl Fn()) -> bool {
+        if io.operation == Operation::Flush {
+            return true;
+        }
+        let (first, last) = self.regions_of(io.lba.0, io.blocks);
+        let mut all = true;
+        for region in (first.0..=last.0).map(RegionIndex) {
+            if !self.is_marked(region) {
+                all = false;
+                if self.want(region) {
+                    wake_home();
+                }
+            }
+        }
+        all
     }
 
     /// Home core: hands each region that is wanted to `each`, and forgets that it was.

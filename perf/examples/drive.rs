@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bdev::emulate::Sharing;
 use bdev::{
     BlockDevice, Completions, DeviceUri, Geometry, Io, Lba, Memory, Operation, QueuePair, Token,
     pcie, stack,
@@ -93,7 +92,7 @@ fn run(uri: &str, mib: u64) -> Result<(), Failure> {
     println!("{} {:?}", device.about().unwrap_or_default(), device.geometry());
     println!("{} queues, doorbells {:?}", controller.queues(), controller.shadow_doorbells());
     println!("{limits:?}");
-    let device = stack::complete(Arc::new(device), Sharing::OneCore);
+    let device = stack::complete(Arc::new(device));
     let geometry = device.geometry();
     let pool = PoolConfig { chunks: 8, pages: PagePreference::HugeFirst };
     let network = EpollNetwork::new()?;

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use bdev::BlockDevice;
-use bdev::emulate::Sharing;
 use bdev::uri::{DeviceUri, MemoryUri, NvmfPlace, NvmfUri};
 use engine::registry::Registry;
 use nexus::truth::Untracked;
@@ -33,17 +32,16 @@ pub fn host_id() -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, HOST_NAME)
 }
 
-/// Opens a device by its URI, to be used as `sharing` says; memory devices without a size have
-/// 512 MiB.
+/// Opens a device by its URI; memory devices without a size have 512 MiB.
 ///
 /// # Errors
 ///
 /// `Target` with what is wrong.
-pub fn open(text: &str, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, RunError> {
+pub fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
     if let Some(children) = text.strip_prefix(MIRROR) {
         return open_mirror(text, children);
     }
-    let opened = Registry::standard().open(&with_size(text), sharing);
+    let opened = Registry::standard().open(&with_size(text));
     opened.map(|(_, device)| device).map_err(|error| {
         // The error's own line names the device, as ours does.
         let cause = std::error::Error::source(&error).map_or_else(|| chain(&error), chain);
@@ -57,7 +55,7 @@ fn open_mirror(text: &str, children: &str) -> Result<Arc<dyn BlockDevice>, RunEr
         let is_remote = uri.starts_with("nvm");
         Ok(ChildConfig {
             name: uri.to_owned(),
-            device: open(uri, Sharing::ManyCores)?,
+            device: open(uri)?,
             data_start_blocks: 0,
             locality: if is_remote { Locality::Remote } else { Locality::Local },
             standing: Standing::Member,
@@ -148,7 +146,7 @@ mod tests {
     use super::*;
 
     fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
-        super::open(text, Sharing::ManyCores)
+        super::open(text)
     }
 
     #[test]

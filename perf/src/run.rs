@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use bdev::BlockDevice;
-use bdev::emulate::Sharing;
 use nvmf::initiator::ConnectOptions;
 use reactor::Cx;
 use reactor::cores::{CoreId, CoreList};
@@ -83,7 +82,7 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
     }
     let target = match device::connect_options(&name)? {
         Some(remote) => Target::remote(remote, options),
-        None => Target::Local(device::open(&name, sharing(options))?),
+        None => Target::Local(device::open(&name)?),
     };
     let Collected { measures, faults, server } = load(options, &target, rate, None)?;
     Ok(Report::new(&measures, server, rate, faults))
@@ -113,14 +112,6 @@ fn run_served(options: &RunOptions, uri: &str, rate: TickRate) -> Result<Report,
         churn: churned?,
         ..Report::new(&measures, server, rate, faults)
     })
-}
-
-/// A device with one queue pair can do what one that is open several times cannot.
-fn sharing(options: &RunOptions) -> Sharing {
-    match options.load.connections() {
-        1 => Sharing::OneCore,
-        _ => Sharing::ManyCores,
-    }
 }
 
 fn load(

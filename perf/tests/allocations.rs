@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use bdev::BlockDevice;
-use bdev::emulate::Sharing;
 use clap::Parser;
 use nvmf::initiator::ConnectOptions;
 use nvmf::initiator::remote::{RemoteDevice, RemoteOptions, Supervisor};
@@ -125,7 +124,7 @@ fn a_million_ios_in_process_allocate_nothing() {
         let (mut cx, hand) = test_context();
         let (events, reports) = mpsc::channel();
         let uri = options.target.as_deref().unwrap();
-        let device = perf::device::open(uri, Sharing::OneCore).unwrap();
+        let device = perf::device::open(uri).unwrap();
         let config = load_config(&options, 0, TickRate::calibrate());
         let source = Source::Local(Arc::clone(&device));
         let mut load = Load::new(&cx, config, source, Reporter::alone(events));

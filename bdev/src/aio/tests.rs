@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::device::BlockDevice;
-use crate::emulate::Sharing;
 use crate::file::testing::TestFile;
 use crate::{laws, stack};
 
@@ -26,5 +25,5 @@ fn an_aio_context_keeps_the_laws() {
 
 #[test]
 fn an_aio_context_that_is_completed_by_emulation_and_splitting_keeps_the_laws() {
-    laws::check(|cx| stack::complete(device(cx), Sharing::OneCore), OPTIONS);
+    laws::check(|cx| stack::complete(device(cx)), OPTIONS);
 }

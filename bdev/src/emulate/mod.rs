@@ -19,7 +19,6 @@ mod ranges;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use reactor::Cx;
 use reactor::dma::pool::LARGEST_BUFFER_BYTES;
@@ -31,52 +30,35 @@ use crate::wrapper::Wrapper;
 use cores::{Cores, Member};
 use queue_pair::EmulateQueuePair;
 
-/// On how many cores a device is to be open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    /// On one at a time: an emulated compare-and-write needs not look at other cores.
-    OneCore,
-    /// On any number.
-    ManyCores,
-}
-
 /// A device that has every operation that can be emulated.
 #[derive(Debug)]
 pub struct Emulate {
     inner: Arc<dyn BlockDevice>,
-    sharing: Sharing,
-    /// With [`Sharing::OneCore`]: the one queue pair is open.
-    open: Arc<AtomicBool>,
-    /// With [`Sharing::ManyCores`]: who has it open.
+    /// Who has it open.
     cores: Arc<Cores>,
 }
 
 impl Emulate {
     /// Wraps a device.
-    pub fn new(inner: Arc<dyn BlockDevice>, sharing: Sharing) -> Emulate {
+    pub fn new(inner: Arc<dyn BlockDevice>) -> Emulate {
         let cores = Arc::new(Cores::new(inner.geometry().block_bytes));
-        Emulate { inner, sharing, open: Arc::default(), cores }
+        Emulate { inner, cores }
     }
 
-    /// What keeps changes out of a compare-and-write of a queue pair that is to be opened.
-    fn guard(&self) -> Result<Guard, OpenError> {
-        let refused = |reason| OpenError::System {
-            device: self.name().to_owned(),
-            source: std::io::Error::new(std::io::ErrorKind::ResourceBusy, reason),
-        };
+    /// A queue pair's part in keeping changes out of compare-and-writes; nothing where the device
+    /// has them itself.
+    fn join(&self) -> Result<Option<Member>, OpenError> {
         if self.inner.limits().operations.contains(Operation::CompareAndWrite) {
-            return Ok(Guard::Native);
+            return Ok(None);
         }
-        match self.sharing {
-            Sharing::OneCore => Claim::take(&self.open)
-                .map(Guard::OneCore)
-                .ok_or_else(|| refused("it is open on another core, and is for one core only")),
-            Sharing::ManyCores => self
-                .cores
-                .join()
-                .map(Guard::ManyCores)
-                .ok_or_else(|| refused("it is open on as many cores as it can be")),
-        }
+        let refused = || OpenError::System {
+            device: self.name().to_owned(),
+            source: std::io::Error::new(
+                std::io::ErrorKind::ResourceBusy,
+                "it is open on as many cores as it can be",
+            ),
+        };
+        self.cores.join().map(Some).ok_or_else(refused)
     }
 }
 
@@ -115,41 +97,10 @@ impl Wrapper for Emulate {
     }
 
     fn open_wrapped(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
-        let guard = self.guard()?;
+        let member = self.join()?;
         let depth = depth.max(1);
         let inner = self.inner.open_queue_pair(cx, depth)?;
         let limits = (self.inner.limits(), self.limits());
-        Ok(Box::new(EmulateQueuePair::new(inner, self.geometry(), limits, depth, guard)))
-    }
-}
-
-/// What keeps changes out of an emulated compare-and-write.
-#[derive(Debug)]
-enum Guard {
-    /// It is not emulated.
-    Native,
-    /// There is no other queue pair.
-    OneCore(#[expect(dead_code, reason = "held until it is dropped")] Claim),
-    /// The stripes, between cores.
-    ManyCores(Member),
-}
-
-/// The right to be the only queue pair. Given up when dropped.
-#[derive(Debug)]
-struct Claim(Arc<AtomicBool>);
-
-impl Claim {
-    fn take(open: &Arc<AtomicBool>) -> Option<Claim> {
-        // Acquire, partner: the release in `drop`, so that the next queue pair comes after all
-        // that the last one did.
-        let taken = open.swap(true, Ordering::Acquire);
-        (!taken).then(|| Claim(open.clone()))
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // Release, partner: the acquire in `take`.
-        self.0.store(false, Ordering::Release);
+        Ok(Box::new(EmulateQueuePair::new(inner, self.geometry(), limits, depth, member)))
     }
 }

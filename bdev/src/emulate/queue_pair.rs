@@ -11,8 +11,8 @@ use reactor::dma::pool::LARGEST_BUFFER_BYTES;
 use reactor::slab::{Slab, SlotId};
 use reactor::{Cx, Wake};
 
-use super::Guard;
 use super::cores::Hold;
+use super::cores::Member;
 use super::ranges::conflict;
 use crate::below::Below;
 use crate::device::{Geometry, Limits};
@@ -84,7 +84,8 @@ pub(super) struct EmulateQueuePair {
     slots: Slab<Emulated>,
     /// Those in line, in order of their submission; before them those between two steps.
     line: VecDeque<SlotId>,
-    guard: Guard,
+    /// Its part between the cores; nothing where the device compares and writes itself.
+    member: Option<Member>,
     /// Emulated compare-and-writes among the slots.
     swaps: u32,
 }
@@ -95,7 +96,7 @@ impl EmulateQueuePair {
         geometry: Geometry,
         (inner, outer): (Limits, Limits),
         depth: u32,
-        guard: Guard,
+        member: Option<Member>,
     ) -> EmulateQueuePair {
         EmulateQueuePair {
             below: Below::new(inner_queue_pair, depth),
@@ -105,7 +106,7 @@ impl EmulateQueuePair {
             depth,
             slots: Slab::with_capacity(depth),
             line: VecDeque::with_capacity(depth as usize),
-            guard,
+            member,
             swaps: 0,
         }
     }
@@ -164,9 +165,7 @@ impl EmulateQueuePair {
     /// Takes the stripes that the I/O needs; false when another core has one of them.
     #[inline]
     fn enter(&mut self, id: SlotId) -> bool {
-        let Guard::ManyCores(member) = &mut self.guard else {
-            return true;
-        };
+        let Some(member) = &mut self.member else { return true };
         let slot = self.slots.get_mut(id).expect("an I/O in line has not ended");
         slot.step != Step::InLine || member.begin(&slot.io, &mut slot.hold)
     }
@@ -293,7 +292,7 @@ impl EmulateQueuePair {
     fn end(&mut self, cx: &mut Cx, id: SlotId, completion: Completion) {
         let slot = self.slots.remove(id).expect("an I/O ends once");
         self.swaps -= u32::from(slot.plan == Plan::Swap);
-        if let Guard::ManyCores(member) = &mut self.guard {
+        if let Some(member) = &mut self.member {
             match slot.step {
                 Step::InLine => member.withdraw(&slot.io, slot.hold),
                 _ => member.end(&slot.io, slot.hold),

@@ -1,6 +1,7 @@
 //! The laws over a device that can only read, write and flush, and what the laws cannot show.
 
 use reactor::dma::DmaBuffer;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::device::Geometry;
@@ -21,46 +22,39 @@ fn basic() -> Limits {
     }
 }
 
-fn emulated(limits: Limits, sharing: Sharing) -> Arc<dyn BlockDevice> {
+fn emulated(limits: Limits) -> Arc<dyn BlockDevice> {
     let disk = Arc::new(Malloc::new("malloc0", GEOMETRY, None).unwrap());
-    Arc::new(Emulate::new(Arc::new(Narrow::new(disk, limits)), sharing))
+    Arc::new(Emulate::new(Arc::new(Narrow::new(disk, limits))))
 }
 
 #[test]
 fn a_device_of_basic_operations_keeps_the_laws() {
-    laws::check(|_| emulated(basic(), Sharing::OneCore), laws::Options::default());
+    laws::check(|_| emulated(basic()), laws::Options::default());
 }
 
 #[test]
 fn a_device_of_basic_operations_with_a_boundary_keeps_the_laws() {
     let limits = Limits { boundary_blocks: 8, io_blocks_max: 5, ..basic() };
-    laws::check(|_| emulated(limits, Sharing::OneCore), laws::Options::default());
+    laws::check(|_| emulated(limits), laws::Options::default());
 }
 
 #[test]
 fn a_device_open_on_many_cores_keeps_the_laws() {
     let limits = Limits { operations: basic().operations.with(Operation::WriteZeroes), ..basic() };
-    laws::check(|_| emulated(limits, Sharing::ManyCores), laws::Options::default());
+    laws::check(|_| emulated(limits), laws::Options::default());
 }
 
 #[test]
 fn compare_and_write_is_offered_on_any_number_of_cores() {
     for limits in [basic(), Limits::default()] {
-        for sharing in [Sharing::OneCore, Sharing::ManyCores] {
-            assert_eq!(emulated(limits, sharing).limits().operations, OperationSet::ALL);
-        }
+        assert_eq!(emulated(limits).limits().operations, OperationSet::ALL);
     }
 }
 
 #[test]
-fn a_second_core_is_refused_until_the_first_has_closed() {
+fn so_many_queue_pairs_are_open_at_once_and_no_more() {
     let (mut cx, _) = reactor::cx::test_context();
-    let device = emulated(basic(), Sharing::OneCore);
-    let first = device.open_queue_pair(&mut cx, 1).unwrap();
-    assert!(device.open_queue_pair(&mut cx, 1).is_err());
-    drop(first);
-    assert!(device.open_queue_pair(&mut cx, 1).is_ok());
-    let shared = emulated(basic(), Sharing::ManyCores);
+    let shared = emulated(basic());
     let open = |cx: &mut Cx| shared.open_queue_pair(cx, 1);
     let pairs: Vec<_> = (0..cores::MEMBERS_MAX).map(|_| open(&mut cx).unwrap()).collect();
     assert!(open(&mut cx).is_err(), "one more than there are places");
@@ -86,7 +80,7 @@ fn run(cx: &mut Cx, queue_pair: &mut dyn QueuePair, ios: &[Io]) -> Vec<Status> {
 #[test]
 fn of_compare_and_writes_in_flight_together_one_wins() {
     let (mut cx, _) = reactor::cx::test_context();
-    let device = emulated(basic(), Sharing::OneCore);
+    let device = emulated(basic());
     let mut queue_pair = device.open_queue_pair(&mut cx, 8).unwrap();
     let buffers: Vec<_> = (1..=4)
         .map(|tag| {
@@ -112,7 +106,7 @@ fn of_compare_and_writes_in_flight_together_one_wins() {
 #[test]
 fn a_write_never_falls_between_the_look_and_the_write_of_a_swap() {
     let (mut cx, _) = reactor::cx::test_context();
-    let device = emulated(basic(), Sharing::OneCore);
+    let device = emulated(basic());
     let mut queue_pair = device.open_queue_pair(&mut cx, 8).unwrap();
     let mut swapped = cx.dma.take(1024).unwrap();
     swapped.bytes_mut()[..512].fill(0);
@@ -132,7 +126,7 @@ fn a_write_never_falls_between_the_look_and_the_write_of_a_swap() {
 #[test]
 fn buffers_go_back_to_the_pool() {
     let (mut cx, _) = reactor::cx::test_context();
-    let device = emulated(basic(), Sharing::OneCore);
+    let device = emulated(basic());
     let mut queue_pair = device.open_queue_pair(&mut cx, 8).unwrap();
     let unmap = Io::with_memory(Operation::Unmap, Lba(0), 300, Memory::None, Token(0));
     assert_eq!(run(&mut cx, &mut *queue_pair, &[unmap; 8]), [Status::SUCCESS; 8]);
@@ -191,7 +185,7 @@ fn swap_in(
 #[test]
 fn swaps_of_two_cores_lose_no_increment_with_plain_writes_beside() {
     const COUNT: u64 = 2_000;
-    let device = emulated(basic(), Sharing::ManyCores);
+    let device = emulated(basic());
     let hammer = |beside: Lba| {
         let (mut cx, _) = reactor::cx::test_context();
         let mut queue_pair = device.open_queue_pair(&mut cx, 8).unwrap();
@@ -225,7 +219,7 @@ fn swaps_of_two_cores_lose_no_increment_with_plain_writes_beside() {
 #[test]
 fn no_swap_of_another_core_undoes_a_plain_write() {
     const WRITES: u64 = 3_000;
-    let device = emulated(basic(), Sharing::ManyCores);
+    let device = emulated(basic());
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -262,7 +256,7 @@ fn a_write_of_another_core_comes_before_a_swap_or_after_it() {
     for polls in 0..8 {
         for write_first in [false, true] {
             let (mut cx, _) = reactor::cx::test_context();
-            let device = emulated(basic(), Sharing::ManyCores);
+            let device = emulated(basic());
             let mut pairs = [(); 2].map(|()| device.open_queue_pair(&mut cx, 4).unwrap());
             let mut swapped = cx.dma.take(SWAP).unwrap();
             swapped.bytes_mut()[..512].fill(0);
@@ -310,7 +304,7 @@ fn a_write_of_another_core_comes_before_a_swap_or_after_it() {
 #[test]
 fn what_is_aborted_in_line_gives_its_turn_to_another_core() {
     let (mut cx, _) = reactor::cx::test_context();
-    let device = emulated(basic(), Sharing::ManyCores);
+    let device = emulated(basic());
     let mut pairs = [(); 3].map(|()| device.open_queue_pair(&mut cx, 4).unwrap());
     let buffer = cx.dma.take(SWAP).unwrap();
     buffer.segment(SWAP).fill_zero();

@@ -29,7 +29,7 @@ fn zero(operation: Operation, lba: u64, blocks: u32) -> Io {
 fn a_file_grows_and_never_shrinks_from_here() {
     for make in INTERFACES {
         let file = TestFile::new(8 * u64::from(BLOCK));
-        let device = stack::complete(make(file.backing(BLOCK)), crate::emulate::Sharing::OneCore);
+        let device = stack::complete(make(file.backing(BLOCK)));
         assert_eq!(device.resize(20).unwrap().blocks, 20);
         assert_eq!(device.geometry().blocks, 20);
         assert_eq!(std::fs::metadata(file.path()).unwrap().len(), 20 * u64::from(BLOCK));
@@ -154,7 +154,6 @@ fn fill(device: &dyn BlockDevice, blocks: u64) -> Vec<Status> {
 
 mod real_kernel {
     use super::*;
-    use crate::emulate::Sharing;
     use crate::rules::RuleSet;
     use crate::{Delay, Fault, delay, laws, rules};
     use reactor::Nanos;
@@ -214,7 +213,7 @@ mod real_kernel {
                 let late =
                     Delay::new(make(blank(&disk, 4096)), RuleSet { rules: vec![rule], seed: 3 });
                 let sound = Fault::new(Arc::new(late), RuleSet::default());
-                stack::complete(Arc::new(sound), Sharing::OneCore)
+                stack::complete(Arc::new(sound))
             };
             laws::check(wrapped, laws::Options { verdict: crate::legality::check, ..OPTIONS });
         }

@@ -10,7 +10,6 @@ use super::software::{Config, Feature, NamespaceConfig, Order, SoftwareControlle
 use super::stepped::Stepped;
 use super::*;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
-use crate::emulate::Sharing;
 use crate::io::{Completion, Io, IoFlags, Lba, Token};
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
@@ -101,10 +100,7 @@ fn a_poor_drive_that_is_completed_by_emulation_and_splitting_keeps_the_laws() {
         transfer_shift: 1,
         ..Config::default()
     };
-    laws::check(
-        move |_| stack::complete(Lawful::device(config.clone()), Sharing::OneCore),
-        law_options(),
-    );
+    laws::check(move |_| stack::complete(Lawful::device(config.clone())), law_options());
 }
 
 fn open(cx: &mut Cx, config: Config) -> Stepped {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::device::BlockDevice;
-use crate::emulate::Sharing;
 use crate::file::testing::{TestFile, drain, run};
 use crate::io::{Completions, Io, Lba, Token};
 use crate::queue_pair::QueuePair;
@@ -30,7 +29,7 @@ fn a_ring_keeps_the_laws() {
 
 #[test]
 fn a_ring_that_is_completed_by_emulation_and_splitting_keeps_the_laws() {
-    laws::check(|cx| stack::complete(device(cx), Sharing::OneCore), OPTIONS);
+    laws::check(|cx| stack::complete(device(cx)), OPTIONS);
 }
 
 /// Stands on a kernel that has no more than `wanted`.

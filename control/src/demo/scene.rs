@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bdev::BlockDevice;
-use bdev::emulate::Sharing;
 use engine::command::{
     AddDevice, AddNamespace, AddPortal, AddSubsystem, CreateNexus, NexusCommand, NexusInfo, OfChild,
 };
@@ -101,7 +100,7 @@ impl Scene {
     }
 
     fn open(&self, nqn: &str) -> Result<Arc<dyn BlockDevice>, DemoError> {
-        let (_, device) = Registry::standard().open(&self.uri(nqn), Sharing::ManyCores)?;
+        let (_, device) = Registry::standard().open(&self.uri(nqn))?;
         Ok(device)
     }
 

@@ -118,11 +118,7 @@ impl Shared {
         asked: &OfChild,
         deadline: Deadline,
     ) -> Result<Reply, CommandError> {
-        let (name, uri) = self.known_child(asked)?;
-        let wanted = uri.clone();
-        let done = self.ask_nexus(name, deadline, move |home, cx| home.offline(cx, &wanted))?;
-        done.map_err(|error| nexuses::refused(name, "uri", &error))?;
-        self.settle(name, &uri, deadline)
+        self.expel_child(asked, deadline, Home::offline)
     }
 
     pub(super) fn fault_child(
@@ -130,10 +126,19 @@ impl Shared {
         asked: &OfChild,
         deadline: Deadline,
     ) -> Result<Reply, CommandError> {
+        self.expel_child(asked, deadline, |home, cx, name| home.fault(cx, name, FaultReason::Rpc))
+    }
+
+    /// Makes a child leave by `how`, and waits until it has.
+    fn expel_child(
+        self: &Arc<Shared>,
+        asked: &OfChild,
+        deadline: Deadline,
+        how: fn(&mut Home, &mut Cx, &str) -> Result<(), ConfigError>,
+    ) -> Result<Reply, CommandError> {
         let (name, uri) = self.known_child(asked)?;
         let wanted = uri.clone();
-        let fault = move |home: &mut Home, cx: &mut Cx| home.fault(cx, &wanted, FaultReason::Rpc);
-        let done = self.ask_nexus(name, deadline, fault)?;
+        let done = self.ask_nexus(name, deadline, move |home, cx| how(home, cx, &wanted))?;
         done.map_err(|error| nexuses::refused(name, "uri", &error))?;
         self.settle(name, &uri, deadline)
     }

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use bdev::delay::Lateness;
-use bdev::emulate::Sharing;
 use bdev::fault::Failure;
 use bdev::rules::RuleSet;
 use bdev::uri::DeviceUri;
@@ -77,9 +76,7 @@ impl Shared {
         let told = Arc::clone(&outcome);
         let (shared, opened) = (Arc::clone(self), name.to_owned());
         spawn(name, move || {
-            // A single core may have it open twice as well: as a child of a nexus, for the I/O and
-            // for a rebuild.
-            let opening = shared.options.registry.open(&text, Sharing::ManyCores);
+            let opening = shared.options.registry.open(&text);
             // Looked at before the lock is taken, as it may block too.
             let device = opening.map(|(_, device)| (device.geometry(), device));
             let mut state = shared.lock();

@@ -97,42 +97,14 @@ impl MirrorQueuePair {
     #[inline(never)]
     fn is_marked(&mut self, index: u32) -> bool {
         let Some(intent) = &self.view.intent else { return true };
-        let slot = self.slots.at(index);
-        if slot.io.operation == Operation::Flush {
-            return true;
-        }
-        let (first, last) = intent.regions_of(slot.io.lba.0, slot.io.blocks);
-        let mut all = true;
-        for region in (first.0..=last.0).map(crate::intent::RegionIndex) {
-            if !intent.is_marked(region) {
-                all = false;
-                if intent.want(region) {
-                    self.nexus.wake_home();
-                }
-            }
-        }
-        all
+        intent.has_all(&self.slots.at(index).io, || self.nexus.wake_home())
     }
 
     /// True when members are equal in each region of an I/O; asks for the copies that are missing.
     #[cold]
     fn is_equal(&mut self, index: u32) -> bool {
         let Some(equal) = &self.view.equal else { return true };
-        let slot = self.slots.at(index);
-        if slot.io.operation == Operation::Flush {
-            return true;
-        }
-        let (first, last) = equal.regions_of(slot.io.lba.0, slot.io.blocks);
-        let mut all = true;
-        for region in (first.0..=last.0).map(crate::intent::RegionIndex) {
-            if !equal.is_marked(region) {
-                all = false;
-                if equal.want(region) {
-                    self.nexus.wake_home();
-                }
-            }
-        }
-        all
+        equal.has_all(&self.slots.at(index).io, || self.nexus.wake_home())
     }
 
     /// What had begun before the members were assembled anew starts over, and lets a copy of its

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bdev::emulate::Sharing;
 use bdev::fault::Failure;
 use bdev::file::Backing;
 use bdev::nvme::command::SubmissionEntry;
@@ -243,7 +242,7 @@ fn pairs_of_two_cores_on_a_file_lose_no_increment() {
     let backing = Backing::open(path.to_str().unwrap(), Some(BLOCK_BYTES)).unwrap();
     std::fs::remove_file(&path).unwrap();
     let file = Arc::new(Aio::new(Arc::new(backing), None).unwrap());
-    let device = stack::complete(file, Sharing::ManyCores);
+    let device = stack::complete(file);
     let harness = Harness::with_cores(description_of(device), 2);
     let (limits, digests) = (MemoryLimits::default(), Digests::default());
     let (mut harness, _admin, first) = connected_in(harness, limits, digests);

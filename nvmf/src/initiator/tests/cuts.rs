@@ -254,7 +254,7 @@ fn an_io_connection_that_ends_at_any_byte_ends_each_io_once() {
 
 #[test]
 fn an_io_connection_with_digests_that_ends_at_any_byte_ends_each_io_once() {
-    strike_everywhere(true, IO, Fault::Cut, 31, 11);
+    strike_everywhere(true, IO, Fault::Cut, 31, 9);
 }
 
 #[test]
