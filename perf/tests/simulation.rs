@@ -51,6 +51,17 @@ fn seeds_that_once_failed_break_no_law() {
 }
 
 #[test]
+fn memory_does_not_grow_with_the_seeds() {
+    let mut contexts = Contexts::new();
+    for seed in 0..40 {
+        for truthfulness in [Truthfulness::Untracked, Truthfulness::Tracked] {
+            run_seed(seed, truthfulness, Lines::None, &mut contexts);
+        }
+    }
+    assert_eq!(contexts.pools_lost, 0, "something outlives its process");
+}
+
+#[test]
 fn a_seed_is_repeated_event_by_event() {
     let hashes = || {
         let mut contexts = Contexts::new();

@@ -1,13 +1,13 @@
 //! `cargo xtask sim`: builds the simulator as the tests are built, with its assertions, and runs
-//! seeds in parts, each in a process of its own, so that a long run can be resumed by its last
-//! line.
+//! seeds in parts, each in a process of its own. A long run that is killed is resumed: each part
+//! says which seeds are done, and a part that is killed by which command the run goes on.
 
 use std::process::{Command, ExitCode};
 
 use crate::EXIT_USAGE;
 
-/// Seeds of a part: about two minutes.
-const PART_SEEDS: u64 = 5_000;
+/// Seeds of a part: less than a minute, which is what a kill costs at most.
+const PART_SEEDS: u64 = 1_000;
 /// Seeds unless told.
 const SEEDS_DEFAULT: u64 = 200;
 
@@ -20,6 +20,14 @@ struct Request {
     passed_on: Vec<String>,
 }
 
+impl Request {
+    /// The command for these seeds with the same options.
+    fn from(&self, start: u64, seeds: u64) -> String {
+        let words = ["cargo xtask sim".to_owned(), format!("--start {start} --seeds {seeds}")];
+        words.into_iter().chain(self.passed_on.iter().cloned()).collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// Runs the task; fails with the first part that does.
 pub fn run(arguments: &[String]) -> ExitCode {
     let request = match parse(arguments) {
@@ -27,6 +35,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
         Err(reason) => return crate::usage_error(&reason),
     };
     let commit = commit();
+    let end = request.start.saturating_add(request.seeds);
     for (start, seeds) in parts(request.start, request.seeds) {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let mut command = Command::new(cargo);
@@ -39,6 +48,9 @@ pub fn run(arguments: &[String]) -> ExitCode {
         match command.status() {
             Ok(status) if status.success() => {}
             Ok(status) => {
+                if status.code().is_none() {
+                    eprintln!("{status}; go on with: {}", request.from(start, end - start));
+                }
                 let code = status.code().and_then(|code| u8::try_from(code).ok());
                 return ExitCode::from(code.unwrap_or(1));
             }
@@ -113,6 +125,15 @@ mod tests {
         assert_eq!(parsed("").unwrap().seeds, SEEDS_DEFAULT);
         assert!(parsed("--seeds").is_err() && parsed("--seeds x").is_err());
         assert!(parsed("--nothing").is_err());
+    }
+
+    #[test]
+    fn a_run_that_was_killed_goes_on_with_its_own_options() {
+        let request = parsed("--seeds 9 --tracked --keep-going").unwrap();
+        assert_eq!(
+            request.from(4, 5),
+            "cargo xtask sim --start 4 --seeds 5 --tracked --keep-going"
+        );
     }
 
     #[test]

@@ -12,9 +12,6 @@ use reactor::sleep::{self, Sleeper, Waker};
 use reactor::socket::{AcceptedStream, Listener, Network, Ready, Socket, SocketKey, Wait};
 use reactor::{Clock, Cx, VirtualClock};
 
-/// Buffers that crashes may lose of a pool before another one takes its place.
-const LOST_MAX: u32 = 64;
-
 /// What a core sleeps by.
 #[derive(Debug)]
 pub struct Bed {
@@ -42,6 +39,8 @@ impl Bed {
 pub struct Contexts {
     pools: Vec<DmaPool>,
     beds: Vec<Bed>,
+    /// Pools whose memory is never used again.
+    pub pools_lost: u64,
 }
 
 impl Contexts {
@@ -65,19 +64,22 @@ impl Contexts {
         };
         let bed = self.beds.pop().map_or_else(Bed::new, Ok)?;
         let clock = Clock::Virtual(hand.clone());
-        let lost = pool.taken();
         let mut cx = Cx::new(CoreId(core as _), clock, pool, Box::new(NoNetwork), seed);
         cx.waker = Some(bed.waker.clone());
-        Ok(Core { cx, bed, lost })
+        Ok(Core { cx, bed })
     }
 
-    /// Takes a context back.
+    /// Takes a context back. What its process was made of is gone, and with it the buffers that
+    /// it had; where some are not back all the same, something still has them, and the pool is
+    /// never used again.
     pub fn give(&mut self, core: Core) {
-        let Core { cx, mut bed, .. } = core;
+        let Core { mut cx, mut bed } = core;
         bed.sleeper.awake();
         self.beds.push(bed);
-        if cx.dma.taken() <= LOST_MAX {
-            self.pools.push(cx.dma);
+        cx.dma.regain();
+        match cx.dma.taken() {
+            0 => self.pools.push(cx.dma),
+            _ => self.pools_lost += 1,
         }
     }
 }
@@ -89,14 +91,12 @@ pub struct Core {
     pub cx: Cx,
     /// The sleep.
     pub bed: Bed,
-    /// Buffers that were missing from the pool before.
-    lost: u32,
 }
 
 impl Core {
     /// Buffers that are in use.
     pub fn buffers_taken(&self) -> u32 {
-        self.cx.dma.taken() - self.lost
+        self.cx.dma.taken()
     }
 }
 
@@ -126,4 +126,25 @@ impl Network for NoNetwork {
     }
 
     fn poll(&mut self, _: Wait, _: &mut Vec<Ready>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_loses_is_there_for_the_next_process() {
+        let (mut contexts, hand) = (Contexts::new(), VirtualClock::new());
+        for _ in 0..3 {
+            let mut core = contexts.take(0, &hand, 1).unwrap();
+            drop(core.cx.dma.take(4096).unwrap());
+            contexts.give(core);
+        }
+        assert_eq!((contexts.pools.len(), contexts.pools_lost), (1, 0));
+        let mut core = contexts.take(0, &hand, 1).unwrap();
+        let held = core.cx.dma.take(4096).unwrap();
+        contexts.give(core);
+        assert_eq!((contexts.pools.len(), contexts.pools_lost), (0, 1));
+        drop(held);
+    }
 }

@@ -11,7 +11,7 @@ use nexus::{ChildState, FaultReason, Home, Nexus};
 use reactor::random::Random;
 use reactor::{Nanos, VirtualClock};
 
-use super::contexts::Contexts;
+use super::contexts::{Contexts, Core};
 use super::disk::{Faults, Latency, Platter, SharedPlatter};
 use super::plan::{DiskPlan, Mix, PLACE_BLOCKS, Plan, Truthfulness, VOLUME_BLOCKS};
 use super::process;
@@ -162,9 +162,7 @@ impl World {
     fn crash(&mut self, contexts: &mut Contexts) -> Result<(), Violation> {
         self.counts.crashes += 1;
         self.trace.note("process crashes", [self.counts.crashes, 0, 0]);
-        for server in std::mem::take(&mut self.servers) {
-            contexts.give(server.crash());
-        }
+        self.end_process(contexts);
         let Counts { crashes, .. } = self.counts;
         let (plan, disks, hand) = (&self.plan, &self.disks, &self.hand);
         (self.nexus, self.servers) = process::start(plan, disks, hand, crashes, contexts)?;
@@ -559,7 +557,14 @@ impl World {
     }
 
     /// Ends the run and gives back what it was made of.
-    pub fn dissolve(self, contexts: &mut Contexts) {
-        self.servers.into_iter().for_each(|server| contexts.give(server.crash()));
+    pub fn dissolve(mut self, contexts: &mut Contexts) {
+        self.end_process(contexts);
+    }
+
+    /// Its cores' contexts are given back once nothing is left of what ran on any of them.
+    fn end_process(&mut self, contexts: &mut Contexts) {
+        let servers = std::mem::take(&mut self.servers);
+        let cores: Vec<Core> = servers.into_iter().map(Server::crash).collect();
+        cores.into_iter().for_each(|core| contexts.give(core));
     }
 }

@@ -5,6 +5,8 @@
 //! Regions are never unmapped while the process lives: that is what lets a [`Segment`] be a plain
 //! Copy value. A region belongs to one core; only that core's thread touches it.
 
+#[cfg(feature = "simulation")]
+mod lost;
 pub mod pool;
 pub mod region;
 pub mod segment;

@@ -7,6 +7,7 @@
 //! changes, so that no size of I/O can be starved for good by another. Buffers are reused last in,
 //! first out, which keeps the same few lines in the cache.
 
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use super::region::{DmaError, HUGE_PAGE_BYTES, PageKind, PagePreference, Region, RegionId};
@@ -53,7 +54,20 @@ pub struct DmaBuffer {
     chunk: u32,
 }
 
+#[cfg(feature = "simulation")]
+impl Drop for DmaBuffer {
+    fn drop(&mut self) {
+        let DmaBuffer { address, len_bytes, region, chunk } = *self;
+        super::lost::keep(ManuallyDrop::new(DmaBuffer { address, len_bytes, region, chunk }));
+    }
+}
+
 impl DmaBuffer {
+    #[cfg(feature = "simulation")]
+    pub(super) fn is_of(&self, region: RegionId) -> bool {
+        self.region == region
+    }
+
     /// Length of the buffer (that of its class), in bytes.
     pub fn len_bytes(&self) -> u32 {
         self.len_bytes
@@ -143,6 +157,8 @@ impl DmaPool {
 
     /// Gives a buffer back.
     pub fn give(&mut self, buffer: DmaBuffer) {
+        // With the feature `simulation` a buffer that is dropped counts as lost.
+        let buffer = ManuallyDrop::new(buffer);
         assert_eq!(buffer.region, self.region.id(), "a buffer goes back to its own pool");
         let chunk_index = buffer.chunk;
         let chunk = &mut self.chunks[chunk_index as usize];
@@ -161,6 +177,13 @@ impl DmaPool {
         if whole && self.available[class].len() > 1 && chunk_index as usize >= CLASS_BYTES.len() {
             self.release(chunk_index);
         }
+    }
+
+    /// Takes back what was dropped on this thread, of a simulated process that is gone with all
+    /// that could still touch it.
+    #[cfg(feature = "simulation")]
+    pub fn regain(&mut self) {
+        super::lost::take(self.region.id()).into_iter().for_each(|buffer| self.give(buffer));
     }
 
     /// Buffers taken and not given back.
@@ -290,6 +313,21 @@ mod tests {
         }
         assert_eq!(pool.taken(), 0);
         assert!(pool.take(131_072).is_some());
+    }
+
+    #[cfg(feature = "simulation")]
+    #[test]
+    fn a_dropped_buffer_is_lost_until_its_own_pool_regains_it() {
+        let (mut one, mut other) = (pool(CHUNKS_MIN), pool(CHUNKS_MIN));
+        drop(one.take(4096).unwrap());
+        drop(other.take(131_072).unwrap());
+        let given = one.take(4096).unwrap();
+        one.give(given);
+        assert_eq!((one.taken(), other.taken()), (1, 1));
+        one.regain();
+        assert_eq!((one.taken(), other.taken()), (0, 1));
+        other.regain();
+        assert_eq!(other.taken(), 0);
     }
 
     #[test]
