@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use engine::command::CreateNexus;
 use engine::command::limits::CHILDREN_MAX;
+use engine::command::{CreateNexus, Labels};
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
 use engine::{OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
@@ -55,9 +55,9 @@ pub enum Command {
 pub struct TargetOptions {
     /// File that says what to serve, in place of the options below (docs/target.toml shows one)
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "devices", "mirror", "mirror_name", "addr", "port", "advertise", "nqn", "allow_hosts",
-        "cores", "queue_size", "no_digest", "read_only", "poll", "no_huge", "dma_mib",
-        "grpc_socket", "grpc_address",
+        "devices", "mirror", "mirror_name", "labels", "no_labels", "addr", "port", "advertise",
+        "nqn", "allow_hosts", "cores", "queue_size", "no_digest", "read_only", "poll", "no_huge",
+        "dma_mib", "grpc_socket", "grpc_address",
     ])]
     pub config: Option<PathBuf>,
     /// Check the file, print what would be served, and end
@@ -73,6 +73,14 @@ pub struct TargetOptions {
     /// Name of that mirror
     #[arg(long, value_name = "NAME", default_value = MIRROR_DEFAULT, requires = "mirror")]
     pub mirror_name: String,
+    /// Keep on each device of the mirror who has every write, in its first 2 MiB, so that it can be
+    /// opened again: blank devices become a new mirror, those of one mirror are opened [default:
+    /// unless all are malloc: or null:]
+    #[arg(long, requires = "mirror", conflicts_with = "no_labels")]
+    pub labels: bool,
+    /// Keep nothing: the devices are taken to hold the same, and the mirror ends with the process
+    #[arg(long, requires = "mirror")]
+    pub no_labels: bool,
     /// Address to listen on, IPv4 or IPv6; 0.0.0.0 or :: for all
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", value_parser = address)]
     pub addr: IpAddr,
@@ -158,6 +166,15 @@ impl TargetOptions {
         Some(GrpcOptions { socket, address: self.grpc_address })
     }
 
+    /// Labels are for devices that outlive the process.
+    fn mirror_labels(&self) -> Labels {
+        let is_memory = |uri: &String| uri.starts_with("malloc:") || uri.starts_with("null:");
+        match self.labels || !(self.no_labels || self.mirror.iter().all(is_memory)) {
+            true => Labels::AsFound,
+            false => Labels::None,
+        }
+    }
+
     /// Its subsystem, with the port to listen on.
     fn to_subsystem(&self) -> OneSubsystem {
         let made = || identity::default_nqn(&identity::machine(), self.port);
@@ -168,6 +185,7 @@ impl TargetOptions {
         };
         let mirror = CreateNexus {
             nexus: self.mirror_name.clone(),
+            labels: self.mirror_labels(),
             children: self.mirror.clone(),
             ..CreateNexus::default()
         };
@@ -243,6 +261,17 @@ mod tests {
         assert_eq!((subsystem.queue_entries, config.dma_mib), (1024, 8));
         assert_eq!((config.digests, subsystem.access), (DigestPolicy::Never, Access::ReadOnly));
         assert_eq!((config.idle, config.pages), (IdlePolicy::Poll, PagePreference::Ordinary));
+    }
+
+    #[test]
+    fn a_mirror_of_what_outlives_the_process_has_labels_unless_told() {
+        let labels = |line: &str| config(line).1.mirror.unwrap().labels;
+        assert_eq!(labels("--mirror malloc:///a?size_mb=64 null:///b?size_mb=64"), Labels::None);
+        assert_eq!(labels("--mirror malloc:///a?size_mb=64 /b"), Labels::AsFound);
+        assert_eq!(labels("--no-labels --mirror /a /b"), Labels::None);
+        assert_eq!(labels("--labels --mirror malloc:///a?size_mb=64"), Labels::AsFound);
+        assert!(parse("--labels --no-labels --mirror /a").is_err());
+        assert!(parse("--labels").is_err());
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
     for note in engine.device_notes() {
         eprintln!("mayastor: {note}");
     }
+    for note in engine.nexus_notes() {
+        eprintln!("mayastor: {note}");
+    }
     let mut output = Output::new();
     for line in engine.connect_lines() {
         output.write(&format!("{line}\n"));

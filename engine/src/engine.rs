@@ -22,7 +22,7 @@ use reactor::mesh::{self, Peers};
 use reactor::reactor::StartError;
 use reactor::{Nanos, Reactor, ReactorConfig, ReactorHandle};
 
-use crate::command::{Command, CommandError, DeviceInfo, PortalInfo, Reply};
+use crate::command::{Command, CommandError, DeviceInfo, NexusCommand, PortalInfo, Reply};
 use crate::conductor::stage::{CoreSet, Stage};
 use crate::conductor::{Conductor, ConductorOptions};
 use crate::config::{ConfigError, TargetConfig};
@@ -164,6 +164,17 @@ impl Engine {
         devices.into_iter().flat_map(notes).collect()
     }
 
+    /// Volumes that are not open yet, and why: a line for each.
+    pub fn nexus_notes(&self) -> Vec<String> {
+        let list = Command::Nexus(NexusCommand::List);
+        let Ok(Reply::Nexuses(nexuses)) = self.execute(&list) else { return Vec::new() };
+        let note = |nexus: crate::command::NexusInfo| {
+            let words = nexus.refusal?;
+            Some(format!("nexus {} is not open, and waits: {words}", nexus.name))
+        };
+        nexuses.into_iter().filter_map(note).collect()
+    }
+
     /// The commands with which a Linux host connects, ready to paste: for each subsystem, one for
     /// each portal.
     pub fn connect_lines(&self) -> Vec<String> {
@@ -221,13 +232,15 @@ impl Engine {
         (0..self.cores.cores().len()).map(read).collect()
     }
 
-    /// Ends the target: commands that wait are given up, no new work is taken, what is in flight is
-    /// answered within `grace` or cut off, all threads are joined.
+    /// Ends the target: volumes with labels are closed within `grace`, or are left as after a
+    /// crash; commands that wait are given up, no new work is taken, what is in flight is answered within
+    /// `grace` or cut off, all threads are joined.
     ///
     /// # Errors
     ///
     /// A core that panicked, or that did not end a quarter of a second after the grace.
     pub fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        self.conductor.close_volumes(grace);
         self.conductor.stop();
         let ended = self.cores.end(grace);
         self.conductor.join();

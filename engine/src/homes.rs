@@ -7,6 +7,7 @@
 use std::fmt;
 
 use nexus::Home;
+use nexus::truth::tracked::{Finding, Format, FormatError, Survey, SurveyError};
 use reactor::{Cx, Wake};
 
 /// Number of a nexus; none is given twice in the life of an engine.
@@ -25,10 +26,92 @@ impl fmt::Debug for HomeWork {
     }
 }
 
+/// What is done with children before they have a home.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    /// Looks what they hold.
+    Survey(Box<Survey>),
+    /// Gives them their first labels.
+    Format(Box<Format>),
+}
+
+/// What came of a chore.
+#[derive(Clone, Debug)]
+pub(crate) enum ChoreEnd {
+    Surveyed(Result<Finding, SurveyError>),
+    Formatted(Result<(), FormatError>),
+}
+
+impl Chore {
+    fn poll(&mut self, cx: &mut Cx) -> Option<ChoreEnd> {
+        match self {
+            Chore::Survey(survey) => survey.poll(cx).map(ChoreEnd::Surveyed),
+            Chore::Format(format) => format.poll(cx).map(ChoreEnd::Formatted),
+        }
+    }
+
+    fn give_up(&mut self, cx: &mut Cx) {
+        match self {
+            Chore::Survey(survey) => survey.give_up(cx),
+            Chore::Format(format) => format.give_up(cx),
+        }
+    }
+
+    fn is_still(&self) -> bool {
+        match self {
+            Chore::Survey(survey) => survey.is_still(),
+            Chore::Format(format) => format.is_still(),
+        }
+    }
+
+    fn wake(&self) -> Wake {
+        match self {
+            Chore::Survey(survey) => survey.wake(),
+            Chore::Format(format) => format.wake(),
+        }
+    }
+
+    fn arm(&mut self, cx: &mut Cx) -> bool {
+        match self {
+            Chore::Survey(survey) => survey.arm(cx),
+            Chore::Format(format) => format.arm(cx),
+        }
+    }
+}
+
+/// A chore of a nexus, until nothing of it is in flight and its end was heard.
+#[derive(Debug)]
+struct Errand {
+    id: NexusId,
+    chore: Chore,
+    /// What came of it, once it is over.
+    end: Option<ChoreEnd>,
+    /// Nobody waits for its end any more.
+    is_forgotten: bool,
+}
+
+impl Errand {
+    fn poll(&mut self, cx: &mut Cx) {
+        let end = self.chore.poll(cx);
+        if self.end.is_none() && end.is_some() {
+            // It may have ended at the first child that failed, with others in flight.
+            self.chore.give_up(cx);
+            self.end = end;
+        }
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.end.is_none() || !self.chore.is_still()
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Homes {
     hosted: Vec<(NexusId, Home)>,
+    errands: Vec<Errand>,
+    /// Homes that are gone but for labels in flight.
+    leaving: Vec<Home>,
 }
 
 impl Homes {
@@ -44,22 +127,76 @@ impl Homes {
     }
 
     /// Lets go of a home. No core has the nexus open.
-    pub fn close(&mut self, id: NexusId) {
-        self.hosted.retain(|(hosted, _)| *hosted != id);
+    pub fn close(&mut self, cx: &mut Cx, id: NexusId) {
+        let place = self.hosted.iter().position(|(hosted, _)| *hosted == id);
+        if let Some((_, mut home)) = place.map(|place| self.hosted.remove(place))
+            && !home.let_go(cx)
+        {
+            self.leaving.push(home);
+        }
+    }
+
+    /// Begins a chore for a nexus, unless that was done.
+    pub fn begin_chore(
+        &mut self,
+        id: NexusId,
+        make: impl Fn() -> Result<Chore, FormatError>,
+    ) -> Result<(), FormatError> {
+        if !self.errands.iter().any(|errand| errand.id == id && !errand.is_forgotten) {
+            self.errands.push(Errand { id, chore: make()?, end: None, is_forgotten: false });
+        }
+        Ok(())
+    }
+
+    /// What came of the chore of a nexus; nothing while anything of it is under way.
+    pub fn chore_end(&self, id: NexusId) -> Option<ChoreEnd> {
+        let is_over =
+            |errand: &&Errand| errand.id == id && !errand.is_forgotten && !errand.is_under_way();
+        self.errands.iter().find(is_over)?.end.clone()
+    }
+
+    /// Forgets the chore of a nexus; what is in flight ends first.
+    pub fn end_chore(&mut self, cx: &mut Cx, id: NexusId) {
+        for errand in self.errands.iter_mut().filter(|errand| errand.id == id) {
+            errand.chore.give_up(cx);
+            errand.is_forgotten = true;
+        }
+        self.errands.retain(|errand| !errand.is_forgotten || !errand.chore.is_still());
+    }
+
+    fn poll_errands(&mut self, cx: &mut Cx) {
+        if self.errands.is_empty() {
+            return;
+        }
+        for errand in self.errands.iter_mut().filter(|errand| errand.is_under_way()) {
+            errand.poll(cx);
+        }
+        self.errands.retain(|errand| !errand.is_forgotten || !errand.chore.is_still());
     }
 
     /// Does what there is to do; returns how much that was.
     pub fn poll(&mut self, cx: &mut Cx) -> usize {
+        self.poll_errands(cx);
+        self.leaving.retain_mut(|home| !home.let_go(cx));
         self.hosted.iter_mut().map(|(_, home)| home.poll(cx)).sum()
     }
 
     /// When the core is needed next for one of them.
     pub fn wake(&self) -> Wake {
-        self.hosted.iter().fold(Wake::Never, |wake, (_, home)| wake.soonest(home.wake()))
+        let homes = self.hosted.iter().map(|(_, home)| home.wake());
+        let busy = self.errands.iter().filter(|errand| errand.is_under_way());
+        let leaving = self.leaving.iter().map(Home::let_go_wake);
+        homes
+            .chain(leaving)
+            .chain(busy.map(|errand| errand.chore.wake()))
+            .fold(Wake::Never, Wake::soonest)
     }
 
     /// Makes descriptors fire; false when something is there already.
     pub fn arm(&mut self, cx: &mut Cx) -> bool {
+        let mut busy = self.errands.iter_mut().filter(|errand| errand.is_under_way());
         self.hosted.iter_mut().all(|(_, home)| home.arm(cx))
+            && self.leaving.iter_mut().all(|home| home.arm_let_go(cx))
+            && busy.all(|errand| errand.chore.arm(cx))
     }
 }

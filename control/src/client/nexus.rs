@@ -2,7 +2,7 @@
 
 use api::v1::nexus_service_client::NexusServiceClient;
 use api::v1::{self, ErrorDetail, ErrorKind};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -89,6 +89,33 @@ pub struct CreateOptions {
     /// child]
     #[arg(long, value_parser = size)]
     pub size: Option<u64>,
+    /// Whether its children carry labels, with which it outlives its process
+    #[arg(long, value_enum, default_value_t = LabelsOption::None)]
+    pub labels: LabelsOption,
+}
+
+/// Whether children carry labels.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LabelsOption {
+    /// They do not: all are taken to hold the same
+    None,
+    /// All are blank, and get their first
+    Create,
+    /// All are replicas of one volume, which is opened
+    Open,
+    /// Whichever of the two they are
+    AsFound,
+}
+
+impl From<LabelsOption> for v1::Labels {
+    fn from(option: LabelsOption) -> v1::Labels {
+        match option {
+            LabelsOption::None => v1::Labels::None,
+            LabelsOption::Create => v1::Labels::Create,
+            LabelsOption::Open => v1::Labels::Open,
+            LabelsOption::AsFound => v1::Labels::AsFound,
+        }
+    }
 }
 
 /// A child of a nexus.
@@ -165,6 +192,7 @@ pub(super) async fn ask(server: &Server, command: &NexusCommand) -> Result<Answe
                 uuid: options.uuid.clone(),
                 len_bytes: options.size,
                 children: options.children.clone(),
+                labels: v1::Labels::from(options.labels).into(),
             };
             let made = rpc!(server, NexusServiceClient.create_nexus, request).nexus;
             Ok(Answer::Nexus(sent(made)?))
@@ -243,6 +271,7 @@ pub(super) fn nexus_json(nexus: &v1::Nexus) -> Value {
         "uuid": nexus.uuid,
         "state": state(nexus),
         "paused": nexus.paused,
+        "refusal": nexus.refusal,
         "block_bytes": nexus.block_bytes,
         "blocks": nexus.blocks,
         "len_bytes": len_bytes(nexus.block_bytes, nexus.blocks),
@@ -330,11 +359,15 @@ pub(super) fn nexuses_table(all: &[v1::Nexus]) -> String {
     let row = |nexus: &v1::Nexus| {
         let open = |child: &&v1::NexusChild| child.state() == v1::ChildState::Open;
         let in_sync = nexus.children.iter().filter(open).count();
-        let paused = if nexus.paused { " (paused)" } else { "" };
+        let paused = match (&nexus.refusal, nexus.paused) {
+            (Some(words), _) => format!(" ({words})"),
+            (None, true) => String::from(" (paused)"),
+            (None, false) => String::new(),
+        };
         vec![
             nexus.name.clone(),
             presence(nexus.presence()),
-            state(nexus) + paused,
+            state(nexus) + &paused,
             table::size(nexus.block_bytes, nexus.blocks),
             format!("{in_sync}/{}", nexus.children.len()),
             nexus.home_core.map_or_else(|| String::from("-"), |core| core.to_string()),

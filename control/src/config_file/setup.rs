@@ -99,6 +99,7 @@ impl NexusSection {
             uuid: self.uuid.as_ref().map(|uuid| uuid.0.to_string()),
             len_bytes: self.len_bytes,
             children: children.collect(),
+            ..CreateNexus::default()
         }
     }
 }

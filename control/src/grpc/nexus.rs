@@ -23,6 +23,7 @@ pub(super) fn nexus(info: NexusInfo) -> v1::Nexus {
         uuid: info.uuid.to_string(),
         state: state.into(),
         paused: info.is_paused,
+        refusal: info.refusal,
         block_bytes: info.block_bytes,
         blocks: info.blocks,
         home_core: info.home.map(|core| core.0),

@@ -7,7 +7,8 @@
 use api::v1;
 use engine::command::{
     Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, AnaState, Command, CommandError,
-    CreateNexus, HostChoice, NexusCommand, OfChild, ResizeDevice, SetAnaState, SetDelay, SetFault,
+    CreateNexus, HostChoice, Labels, NexusCommand, OfChild, ResizeDevice, SetAnaState, SetDelay,
+    SetFault,
 };
 
 use super::rule;
@@ -57,8 +58,6 @@ plain! {
     RemovePortalRequest { address } => Command::RemovePortal { address };
     ReadCountersRequest {} => Command::ReadCounters;
     ListNexusesRequest {} => Command::Nexus(NexusCommand::List);
-    CreateNexusRequest { nexus, uuid, len_bytes, children } =>
-        Command::Nexus(NexusCommand::Create(CreateNexus { nexus, uuid, len_bytes, children }));
     DestroyNexusRequest { nexus } => Command::Nexus(NexusCommand::Destroy { nexus });
     PauseNexusRequest { nexus } => Command::Nexus(NexusCommand::Pause { nexus });
     ResumeNexusRequest { nexus } => Command::Nexus(NexusCommand::Resume { nexus });
@@ -107,6 +106,24 @@ impl IntoCommand for v1::AddSubsystemRequest {
             controller_ids: self.controller_ids.map(|ids| (ids.first, ids.last)),
             queue_entries: self.queue_entries,
         }))
+    }
+}
+
+impl IntoCommand for v1::CreateNexusRequest {
+    fn into_command(self) -> Result<Command, CommandError> {
+        let labels = match v1::Labels::try_from(self.labels) {
+            Ok(v1::Labels::Unspecified | v1::Labels::None) => Labels::None,
+            Ok(v1::Labels::Create) => Labels::Create,
+            Ok(v1::Labels::Open) => Labels::Open,
+            Ok(v1::Labels::AsFound) => Labels::AsFound,
+            Err(_) => {
+                let advice = "choose NONE (1), CREATE (2), OPEN (3) or AS_FOUND (4)";
+                return Err(invalid("labels", self.labels, advice));
+            }
+        };
+        let v1::CreateNexusRequest { nexus, uuid, len_bytes, children, .. } = self;
+        let create = CreateNexus { nexus, uuid, len_bytes, labels, children };
+        Ok(Command::Nexus(NexusCommand::Create(create)))
     }
 }
 

@@ -110,6 +110,14 @@ impl Host {
         true
     }
 
+    /// Sends a write of a block and does not wait for it.
+    pub fn send_write(&mut self, block: u64) {
+        self.buffer.segment(LEN_BYTES).write(0, &content(block));
+        let io = self.io(Io::write, block);
+        self.remote.queue_pairs[0].submit(&mut self.cx, io).unwrap();
+        self.remote.queue_pairs[0].flush(&mut self.cx);
+    }
+
     /// Sends a read and does not wait for it.
     pub fn send_read(&mut self) {
         let blocks = LEN_BYTES / self.remote.geometry.block_bytes;

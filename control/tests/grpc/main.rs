@@ -7,5 +7,6 @@ mod changes;
 mod daemon;
 mod faces;
 mod host;
+mod labels;
 mod nexuses;
 mod wrong_input;

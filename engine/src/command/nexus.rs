@@ -62,15 +62,34 @@ pub enum NexusCommand {
     ResumeRebuild(OfChild),
 }
 
+/// Whether the children of a nexus carry labels, which say who has every write; with them a nexus
+/// outlives its process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Labels {
+    /// They do not: the nexus takes it that all hold the same.
+    #[default]
+    None,
+    /// All are blank, and get their first.
+    Create,
+    /// All are replicas of one volume, which is opened.
+    Open,
+    /// Whichever of the two they are.
+    AsFound,
+}
+
 /// What a nexus is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateNexus {
     /// Its name, which is that of its device.
     pub nexus: String,
-    /// Its identity; none makes one of its name.
+    /// Its identity; none makes one of its name. With labels, none takes that of the labels, or
+    /// draws one.
     pub uuid: Option<String>,
-    /// Length in bytes; none takes that of the shortest child.
+    /// Length in bytes; none takes that of the shortest child. That of a volume that is opened is
+    /// in its labels.
     pub len_bytes: Option<u64>,
+    /// Whether its children carry labels.
+    pub labels: Labels,
     /// URIs of its children, 1 to 16.
     pub children: Vec<String>,
 }
@@ -136,6 +155,8 @@ pub struct NexusInfo {
     pub state: NexusState,
     /// Whether an operator has it admit no I/O.
     pub is_paused: bool,
+    /// Why a volume with labels is not open, in words; its I/O waits until it is.
+    pub refusal: Option<String>,
     /// Bytes of a block; zero while it is coming.
     pub block_bytes: u32,
     /// Number of blocks.

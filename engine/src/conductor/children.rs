@@ -67,8 +67,10 @@ impl Shared {
     ) -> Result<(), CommandError> {
         let mut state = self.when_idle(self.lock(), &child.device, deadline)?;
         let handle = hand_out(&mut state, name, child)?;
+        let entry = state.model.nexuses.get(name).ok_or_else(|| nexuses::is_missing(name))?;
+        let labels = entry.asked.labels;
         drop(state);
-        let config = child.config(handle, Standing::OutOfSync);
+        let config = child.config(handle, Standing::OutOfSync, labels);
         let added = self.ask_nexus(name, deadline, move |home, _| home.add(config.clone()));
         match added? {
             Ok(_) => Ok(()),

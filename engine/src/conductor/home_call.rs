@@ -31,6 +31,7 @@ fn report(home: &Home, mode: nexus::view::Mode) -> NexusReport {
         children: home.children().collect(),
         mode,
         is_paused: home.is_paused(),
+        refusal: home.refusal().map(String::from),
         rebuild: home.rebuild(),
         history: home.rebuild_history().cloned().collect(),
     }

@@ -17,6 +17,7 @@ mod children;
 mod courier;
 mod devices;
 mod home_call;
+mod labels;
 mod learning;
 mod nexuses;
 mod portals;
@@ -295,6 +296,12 @@ impl Conductor {
     /// An address that the first core could not listen on, or a core that did not answer.
     pub(crate) fn listen(&self, within: Duration) -> Result<(), CommandError> {
         self.shared.listen_on_all(Deadline::after(within))
+    }
+
+    /// Has the replicas of all volumes with labels say that they were closed; takes this long at
+    /// most. I/O of hosts ends with a path error then.
+    pub(crate) fn close_volumes(&self, within: Duration) {
+        self.shared.close_volumes(within);
     }
 
     /// Commands that wait, and those to come, end with [`CommandError::Stopping`].

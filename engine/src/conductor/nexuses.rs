@@ -11,16 +11,20 @@ use std::time::Duration;
 
 use bdev::BlockDevice;
 use bdev::uri::DeviceUri;
-use nexus::truth::Untracked;
+use nexus::truth::tracked::Tracked;
+use nexus::truth::{Truth, Untracked};
 use nexus::view::Locality;
 use nexus::{ChildConfig, Home, Marking, Nexus, NexusConfig, Standing};
 use uuid::{Uuid, uuid};
 
+use super::labels::{self, AskedLabels, Volume};
 use super::state::{Deadline, State};
 use super::{Guard, Shared, devices};
 use crate::command::error::Object;
 use crate::command::limits::{CHILDREN_MAX, DEVICES_MAX, NEXUSES_MAX, WITHIN_MAX};
-use crate::command::{CommandError, CreateNexus, NexusCommand, NexusInfo, Progress, Reply, field};
+use crate::command::{
+    CommandError, CreateNexus, Labels, NexusCommand, NexusInfo, Progress, Reply, field,
+};
 use crate::export::Export;
 use crate::homes::NexusId;
 use crate::model::device::{Afterwards, Claim, DeviceEntry, DevicePhase, Outcome, Stack};
@@ -70,11 +74,17 @@ impl WantedChild {
     }
 
     /// As the nexus is told of it.
-    pub fn config(&self, device: Arc<dyn BlockDevice>, standing: Standing) -> ChildConfig {
+    pub fn config(
+        &self,
+        device: Arc<dyn BlockDevice>,
+        standing: Standing,
+        labels: Labels,
+    ) -> ChildConfig {
+        let data_start_blocks = labels::label_blocks(labels, device.geometry().block_bytes);
         ChildConfig {
             name: self.text.clone(),
             device,
-            data_start_blocks: 0,
+            data_start_blocks,
             locality: self.locality(),
             standing,
         }
@@ -136,16 +146,21 @@ impl Shared {
     ) -> Result<Reply, CommandError> {
         let (name, uri) = field::nexus(&asked.nexus)?;
         let own = || Uuid::new_v5(&NEXUS_SPACE, name.as_bytes());
-        let uuid = field::uuid(asked.uuid.as_deref())?.unwrap_or_else(own);
+        let given = field::uuid(asked.uuid.as_deref())?;
+        let uuid = given.unwrap_or_else(own);
+        let labels = asked.labels;
         let len_bytes = field::len_bytes(asked.len_bytes)?;
         field::child_count(asked.children.len())?;
         let children = asked.children.iter().map(|child| self.wanted_child(child));
         let children = children.collect::<Result<Vec<_>, _>>()?;
         check_different(&children)?;
+        labels::check_kept(labels, &children)?;
         let texts = children.iter().map(|child| child.text.clone()).collect();
-        let uuid_text = Some(uuid.to_string());
-        let asked =
-            CreateNexus { nexus: name.to_owned(), uuid: uuid_text, len_bytes, children: texts };
+        // The labels may know better.
+        let named = given.or((labels == Labels::None).then_some(uuid));
+        let uuid_text = named.map(|uuid| uuid.to_string());
+        let nexus = name.to_owned();
+        let asked = CreateNexus { nexus, uuid: uuid_text, len_bytes, labels, children: texts };
         let mut state = self.lock();
         let outcome = match state.model.nexuses.get(name) {
             Some(entry) => {
@@ -260,37 +275,74 @@ impl Shared {
         let late = |_: &State| deadline.passed(String::from("it has no end"), Progress::default());
         let (mut state, opened) = self.wait(self.lock(), deadline, look, late)?;
         opened?;
-        let mut configs = Vec::with_capacity(children.len());
+        let mut handles = Vec::with_capacity(children.len());
         for child in children {
-            configs.push(child.config(hand_out(&mut state, name, child)?, Standing::Member));
+            handles.push((child, hand_out(&mut state, name, child)?));
         }
         let entry = state.model.nexuses.get(name).ok_or(CommandError::Stopping)?;
-        let (place, uuid, len_bytes) = (entry.place, entry.uuid, entry.asked.len_bytes);
+        let (place, asked, own) = (entry.place, entry.asked.clone(), entry.uuid);
         drop(state);
-        // Devices may take their time to tell their size: without the lock.
-        let block_bytes = configs.first().map_or(1, |one| one.device.geometry().block_bytes);
-        let blocks = len_bytes.map(|len| field::whole_blocks(len, block_bytes)).transpose()?;
-        let config = NexusConfig {
-            name: name.to_owned(),
-            uuid: Some(uuid),
-            blocks,
-            children: configs,
-            marking: Marking::Off,
-        };
-        let nexus = Nexus::new(config).map_err(|error| refused(name, "children", &error))?;
+        let (nexus, volume) = self.make_nexus((place, id), deadline, (&asked, own), &handles)?;
+        drop(handles);
         let hosted = Arc::clone(&nexus);
         self.at_home(place, deadline, move |homes, cx| {
-            let truth = Box::new(Untracked::default());
+            let truth: Box<dyn Truth> = match volume {
+                Some(volume) => Box::new(Tracked::new(volume.config())),
+                None => Box::new(Untracked::default()),
+            };
             homes.host(id, Home::new(Arc::clone(&hosted), cx, truth));
         })?;
+        if volume.is_some() {
+            self.await_assembly((place, id))?;
+        }
         let geometry = nexus.geometry();
         let mut state = self.lock();
         let entry = state.model.nexuses.get_mut(name).ok_or(CommandError::Stopping)?;
         entry.nexus = Some(Arc::clone(&nexus));
+        entry.uuid = volume.map_or(own, |volume| volume.id.0);
         let device = state.model.devices.get_mut(name).ok_or(CommandError::Stopping)?;
         device.geometry = geometry;
         device.phase = DevicePhase::Present(Stack::new(nexus));
         Ok(())
+    }
+
+    /// Makes a nexus of devices that are open; of labels as well where it is to have them.
+    fn make_nexus(
+        &self,
+        home: (usize, NexusId),
+        deadline: Deadline,
+        (asked, own): (&CreateNexus, Uuid),
+        handles: &[(&WantedChild, Arc<dyn BlockDevice>)],
+    ) -> Result<(Arc<Nexus>, Option<Volume>), CommandError> {
+        let standing = match asked.labels {
+            Labels::None => Standing::Member,
+            Labels::Create | Labels::Open | Labels::AsFound => Standing::ByTruth,
+        };
+        // Devices may take their time to tell their size: without the lock.
+        let config = |(child, device): &(&WantedChild, Arc<dyn BlockDevice>)| {
+            child.config(Arc::clone(device), standing, asked.labels)
+        };
+        let children: Vec<ChildConfig> = handles.iter().map(config).collect();
+        let block_bytes = children.first().map_or(1, |one| one.device.geometry().block_bytes);
+        let whole = |len| field::whole_blocks(len, block_bytes);
+        let mut blocks = asked.len_bytes.map(whole).transpose()?;
+        let mut volume = None;
+        if asked.labels != Labels::None {
+            let wanted: Vec<WantedChild> = handles.iter().map(|(one, _)| (*one).clone()).collect();
+            let uuid = field::uuid(asked.uuid.as_deref())?;
+            let of = AskedLabels { labels: asked.labels, uuid, blocks, children: &wanted };
+            let found = self.find_volume(home, deadline, &of, &children)?;
+            blocks = Some(found.blocks);
+            volume = Some(found);
+        }
+        let (uuid, marking) = match volume {
+            Some(volume) => (volume.id.0, Marking::Regions),
+            None => (own, Marking::Off),
+        };
+        let name = asked.nexus.clone();
+        let config = NexusConfig { name, uuid: Some(uuid), blocks, children, marking };
+        let made = Nexus::new(config).map_err(|error| refused(&asked.nexus, "children", &error));
+        Ok((made?, volume))
     }
 
     fn destroy_nexus(
@@ -333,9 +385,14 @@ impl Shared {
         let mut state = self.lock();
         let Some(entry) = state.model.nexuses.get_mut(name) else { return };
         let (place, id, nexus) = (entry.place, entry.id, entry.nexus.take());
+        let has_labels = entry.asked.labels != Labels::None;
         drop(state);
+        if has_labels {
+            self.close_volume((place, id));
+        }
         // Without an answer the core has ended, and its homes with it.
-        let _ = self.at_home(place, Deadline::after(WITHIN_MAX), move |homes, _| homes.close(id));
+        let _ =
+            self.at_home(place, Deadline::after(WITHIN_MAX), move |homes, cx| homes.close(cx, id));
         drop(nexus);
     }
 
@@ -532,6 +589,8 @@ fn check_same(entry: &NexusEntry, asked: &CreateNexus) -> Result<(), CommandErro
     } else if !texts.iter().copied().eq(&asked.children) {
         let texts: Vec<&str> = texts.iter().map(|text| text.as_str()).collect();
         format!("its children are {}", texts.join(", "))
+    } else if entry.asked.labels != asked.labels {
+        String::from("other labels were asked for")
     } else if entry.asked.len_bytes != asked.len_bytes {
         String::from("another length was asked for")
     } else {

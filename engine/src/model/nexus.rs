@@ -52,6 +52,7 @@ pub(crate) struct NexusReport {
     pub children: Vec<ChildReport>,
     pub mode: Mode,
     pub is_paused: bool,
+    pub refusal: Option<String>,
     pub rebuild: Option<RebuildProgress>,
     pub history: Vec<RebuildRecord>,
 }
@@ -77,6 +78,7 @@ impl NexusEntry {
             uuid: self.uuid,
             state: self.state(&children),
             is_paused: self.known.as_ref().is_some_and(|known| known.is_paused),
+            refusal: self.known.as_ref().and_then(|known| known.refusal.clone()),
             block_bytes: geometry.map_or(0, |geometry| geometry.block_bytes),
             blocks: geometry.map_or(0, |geometry| geometry.blocks),
             home: cores(self.place),

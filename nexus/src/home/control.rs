@@ -3,7 +3,7 @@
 //! Each call begins a change and returns; what comes of it is in [`Home::children`].
 
 use bdev::BlockDevice;
-use reactor::Cx;
+use reactor::{Cx, Wake};
 
 use super::{Child, Home, Step, Stops};
 use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
@@ -213,6 +213,28 @@ impl Home {
     /// without being acknowledged where it would have to wait for a change of members.
     pub fn end(&mut self) {
         self.stop(|stops| stops.ended = true);
+    }
+
+    /// Gives up what it has in flight for labels, once no core has the volume open: true when that
+    /// is nothing any more, so that it may be dropped. To be called in every pass until then.
+    pub fn let_go(&mut self, cx: &mut Cx) -> bool {
+        let is_still = |home: &Home| ChildIndex::all().all(|child| home.ports.is_still(child));
+        if !is_still(self) {
+            ChildIndex::all().for_each(|child| self.ports.abort(cx, child));
+            let truth = &mut self.truth;
+            self.ports.poll(cx, |cx, child, ended| truth.completed(cx, child, ended));
+        }
+        is_still(self)
+    }
+
+    /// When [`Home::let_go`] must be called next.
+    pub fn let_go_wake(&self) -> Wake {
+        self.ports.wake()
+    }
+
+    /// Makes descriptors fire for [`Home::let_go`]; false when something is there already.
+    pub fn arm_let_go(&mut self, cx: &mut Cx) -> bool {
+        self.ports.arm(cx)
     }
 
     /// True while the members are being changed.

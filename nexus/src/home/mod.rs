@@ -15,6 +15,8 @@ mod rebuild;
 #[cfg(test)]
 mod rebuild_tests;
 #[cfg(test)]
+mod survey_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tracked_tests;

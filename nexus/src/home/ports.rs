@@ -81,7 +81,7 @@ impl Ports {
         busy.fold(Wake::Never, |wake, port| wake.soonest(port.wake()))
     }
 
-    pub(super) fn arm(&mut self, cx: &mut Cx) -> bool {
+    pub(crate) fn arm(&mut self, cx: &mut Cx) -> bool {
         let mut busy = self.open.iter_mut().flatten().filter(|port| port.inflight() > 0);
         self.refused.is_empty() && busy.all(|port| port.arm(cx))
     }

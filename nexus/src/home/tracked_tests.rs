@@ -27,7 +27,7 @@ use crate::volatile_disk::{DISK_BLOCK_BYTES, Given, Mood, VolatileDisk};
 pub(super) const LABEL_BLOCKS: u64 = LABEL_BYTES / DISK_BLOCK_BYTES as u64;
 pub(super) const REGION_BLOCKS: u64 = REGION_BYTES / DISK_BLOCK_BYTES as u64;
 pub(super) const REGIONS: u64 = 24;
-const NEXUS: NexusId = NexusId(Uuid::from_u128(0xabc));
+pub(super) const NEXUS: NexusId = NexusId(Uuid::from_u128(0xabc));
 const BOOT: Uuid = Uuid::from_u128(0xb007);
 
 thread_local! {
@@ -44,7 +44,7 @@ pub(super) fn disks(count: usize) -> Vec<Arc<VolatileDisk>> {
     (0..count).map(|_| VolatileDisk::new(LABEL_BLOCKS + REGIONS * REGION_BLOCKS)).collect()
 }
 
-fn child_config(number: usize, disk: &Arc<VolatileDisk>) -> ChildConfig {
+pub(super) fn child_config(number: usize, disk: &Arc<VolatileDisk>) -> ChildConfig {
     ChildConfig {
         name: format!("child{number}"),
         device: disk.clone(),
@@ -54,7 +54,7 @@ fn child_config(number: usize, disk: &Arc<VolatileDisk>) -> ChildConfig {
     }
 }
 
-fn spec() -> FormatSpec {
+pub(super) fn spec() -> FormatSpec {
     FormatSpec {
         nexus: NEXUS,
         policy: Policy::Majority,
@@ -66,7 +66,7 @@ fn spec() -> FormatSpec {
     }
 }
 
-fn format_with(spec: FormatSpec, children: &[ChildConfig]) -> Result<(), FormatError> {
+pub(super) fn format_with(spec: FormatSpec, children: &[ChildConfig]) -> Result<(), FormatError> {
     let (mut cx, _) = test_context();
     cx.random = Random::new(next_seed());
     let mut format = Format::new(spec, children)?;
@@ -162,7 +162,7 @@ impl Process {
         self.passes();
     }
 
-    fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         for _ in 0..100 {
             self.passes();
             if self.home.is_assembled() {
@@ -180,7 +180,7 @@ impl Process {
         self.queue_pair.submit(&mut self.cx, io).unwrap();
     }
 
-    fn write(&mut self, block: u64, byte: u8) {
+    pub(super) fn write(&mut self, block: u64, byte: u8) {
         self.submit_write(block, byte);
         self.passes();
         assert_eq!(std::mem::take(&mut self.ended), [(block, Status::SUCCESS)]);
@@ -192,7 +192,7 @@ impl Process {
         self.queue_pair.submit(&mut self.cx, io).unwrap();
     }
 
-    fn read(&mut self, block: u64) -> u8 {
+    pub(super) fn read(&mut self, block: u64) -> u8 {
         self.submit_read(block);
         self.passes();
         assert_eq!(std::mem::take(&mut self.ended), [(block, Status::SUCCESS)]);

@@ -133,6 +133,12 @@ impl Label {
         }
     }
 
+    /// True when a creation of the volume has begun with it and got no further: it has promised,
+    /// and was never a member or a target of anything.
+    pub fn is_begun_only(&self) -> bool {
+        self.voter.ballot.epoch == Epoch(0) && self.configured.is_empty()
+    }
+
     /// What an absent replica lacks; nothing where that is not known, so that it lacks everything.
     pub fn missing_of(&self, replica: ReplicaId) -> Option<&Missing> {
         self.missing.iter().flatten().find(|missing| missing.replica == replica)

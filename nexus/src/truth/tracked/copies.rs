@@ -173,7 +173,11 @@ impl Tracked {
             Sight::Blank => {
                 let replica = ReplicaId(random_uuid(cx));
                 let desk = self.desks[child.get()].as_mut().expect("it has answered");
-                desk.set_fresh(Label::blank(replica, nexus, shape, session));
+                // It names others from its first label on, so that it is never taken for one of a
+                // volume that is being created.
+                let mut fresh = Label::blank(replica, nexus, shape, session);
+                fresh.configured = owner.roster().configured().to_vec();
+                desk.set_fresh(fresh);
                 replica
             }
             Sight::Unknown | Sight::Misfit(_) => return Err(FaultReason::CantOpen),

@@ -129,7 +129,9 @@ enum Stage {
 pub struct Format {
     spec: FormatSpec,
     shape: Shape,
-    promise: Option<Promise>,
+    has_begun: bool,
+    /// Highest counter that an earlier attempt has left behind.
+    heard: u64,
     ports: Ports,
     desks: Vec<(Desk, Stage)>,
     replicas: Vec<Option<ReplicaId>>,
@@ -167,7 +169,16 @@ impl Format {
             desks.push((desk, Stage::Looking));
         }
         let replicas = vec![None; desks.len()];
-        Ok(Format { spec, shape, promise: None, ports, desks, replicas, labels: Vec::new() })
+        Ok(Format {
+            spec,
+            shape,
+            has_begun: false,
+            heard: 0,
+            ports,
+            desks,
+            replicas,
+            labels: Vec::new(),
+        })
     }
 
     /// Length of the volume in blocks.
@@ -182,9 +193,7 @@ impl Format {
 
     /// Goes on; says what came of it when it is over.
     pub fn poll(&mut self, cx: &mut Cx) -> Option<Result<(), FormatError>> {
-        if self.promise.is_none() {
-            let generation = Generation { counter: 1, owner: random_uuid(cx) };
-            self.promise = Some(Promise { generation, host: self.spec.host });
+        if !std::mem::replace(&mut self.has_begun, true) {
             for (desk, _) in &mut self.desks {
                 desk.name_run(|| random_uuid(cx));
                 desk.learn(cx.now());
@@ -206,8 +215,26 @@ impl Format {
 
     /// When it must be polled next.
     pub fn wake(&self) -> Wake {
+        if !self.has_begun {
+            return Wake::Now;
+        }
         let desks = self.desks.iter().map(|(desk, _)| desk.wake());
         desks.fold(self.ports.wake(), Wake::soonest)
+    }
+
+    /// Makes descriptors fire; false when something is there already.
+    pub fn arm(&mut self, cx: &mut Cx) -> bool {
+        self.ports.arm(cx)
+    }
+
+    /// Stops; [`Format::poll`] is to be called until [`Format::is_still`].
+    pub fn give_up(&mut self, cx: &mut Cx) {
+        self.desks.iter_mut().for_each(|(desk, _)| desk.give_up(cx, &mut self.ports));
+    }
+
+    /// True when nothing of it is in flight, so that it may be dropped.
+    pub fn is_still(&self) -> bool {
+        self.desks.iter().all(|(desk, _)| !desk.is_busy())
     }
 
     fn go_on(&mut self, cx: &mut Cx, place: usize) -> Result<(), FormatError> {
@@ -219,10 +246,10 @@ impl Format {
                 News::Learned(Err(source)) => return Err(FormatError::NotBlank { name, source }),
                 News::Learned(Ok(label)) => {
                     // What an earlier attempt has left behind.
-                    let is_left = label.voter.ballot.epoch == Epoch(0);
-                    if label.nexus != self.spec.nexus || !is_left {
+                    if label.nexus != self.spec.nexus || !label.is_begun_only() {
                         return Err(FormatError::Taken { name, nexus: label.nexus });
                     }
+                    self.heard = self.heard.max(label.voter.promised.generation.counter);
                     self.replicas[place] = Some(label.replica);
                     *stage = Stage::Blank;
                 }
@@ -237,8 +264,11 @@ impl Format {
     /// The next step, when all have done the last one.
     fn step(&mut self, cx: &mut Cx) {
         let all = |stage: Stage| self.desks.iter().all(|(desk, at)| *at == stage && desk.is_free());
-        let promise = self.promise.expect("it was drawn first");
         if all(Stage::Blank) {
+            // Above what was promised to an earlier attempt.
+            let counter = self.heard.checked_add(1).expect("2^64 attempts there never are");
+            let generation = Generation { counter, owner: random_uuid(cx) };
+            let promise = Promise { generation, host: self.spec.host };
             self.labels = self.make_labels(cx, promise);
             for ((desk, stage), label) in self.desks.iter_mut().zip(&self.labels) {
                 let Label { replica, nexus, shape, session, .. } = *label;

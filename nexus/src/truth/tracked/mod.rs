@@ -25,6 +25,7 @@ mod marks;
 mod opening;
 mod seats;
 mod serving;
+mod survey;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -52,6 +53,7 @@ pub use format::{Contents, Format, FormatError, FormatSpec};
 pub use lane::{LABEL_TIMEOUT, LABEL_TRIES};
 use marks::Clearing;
 use seats::Seats;
+pub use survey::{Finding, Survey, SurveyError};
 
 /// The record of a volume that has one.
 #[derive(Debug, Default)]

@@ -1,0 +1,171 @@
+//! Mirrors over files that outlive their process: killed in the middle, opened again, closed.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::daemon::scratch;
+use crate::host::Host;
+
+const NQN: &str = "nqn.2019-05.io.openebs:labels";
+
+/// Bytes of a label, before the data.
+const LABEL_BYTES: u64 = 2 << 20;
+const DATA_BYTES: u64 = 16 << 20;
+
+/// A crashed mirror is open again within this time, the start of the process included.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// A target that mirrors files; killed if a test ends early.
+struct Mirror {
+    child: Child,
+    address: SocketAddr,
+}
+
+fn mirror(files: &[&PathBuf], more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mayastor"));
+    let fixed = ["target", "--quiet", "--port", "0", "--dma-mib", "8", "--no-huge", "--nqn", NQN];
+    command.args(fixed).args(more).arg("--mirror").args(files);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Mirror {
+    fn start(files: &[&PathBuf]) -> Mirror {
+        let mut child = mirror(files, &[]).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let mut words = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+            panic!("it does not start: {words}");
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let after = |flag| words[words.iter().position(|word| *word == flag).unwrap() + 1];
+        let address = SocketAddr::new(after("-a").parse().unwrap(), after("-s").parse().unwrap());
+        Mirror { child, address }
+    }
+
+    fn host(&self) -> Host {
+        Host::connect(self.address, NQN, 1)
+    }
+
+    /// Sends a signal, waits, and tells what was said on standard error.
+    fn end(mut self, signal: Signal) -> String {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        let mut words = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        self.child.wait().unwrap();
+        words
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Blank files in a directory of their own, which is removed at the end.
+struct Files(PathBuf);
+
+impl Files {
+    fn new() -> Files {
+        Files(scratch())
+    }
+
+    fn blank(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::File::create(&path).unwrap().set_len(LABEL_BYTES + DATA_BYTES).unwrap();
+        path
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn data(path: &Path) -> Vec<u8> {
+    let mut data = vec![0; usize::try_from(DATA_BYTES).unwrap()];
+    fs::File::open(path).unwrap().read_exact_at(&mut data, LABEL_BYTES).unwrap();
+    data
+}
+
+/// What a mirror says that is not to be.
+fn refused(files: &[&PathBuf], more: &[&str]) -> String {
+    let output = mirror(files, more).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_mirror_of_files_outlives_its_process_and_a_stale_file_does_not_serve() {
+    let files = Files::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| files.blank(name));
+    let all = [&a, &b, &c];
+    let first = Mirror::start(&all);
+    let mut host = first.host();
+    host.write_and_check(0..200);
+    // Killed with a write on its way.
+    host.send_write(200);
+    first.end(Signal::SIGKILL);
+    drop(host);
+    let begun = Instant::now();
+    let second = Mirror::start(&all);
+    let mut host = second.host();
+    host.check(0..200);
+    assert!(begun.elapsed() < OPEN_WITHIN, "{:?}", begun.elapsed());
+    host.write_and_check(1000..1010);
+    second.end(Signal::SIGTERM);
+    drop(host);
+    let contents = data(&a);
+    assert!(contents == data(&b) && contents == data(&c), "files are equal");
+    // One that is left out misses what is written then.
+    let third = Mirror::start(&[&a, &b]);
+    let mut host = third.host();
+    host.write_and_check(2000..2010);
+    third.end(Signal::SIGTERM);
+    drop(host);
+    let alone = Mirror::start(&[&c]);
+    let mut host = alone.host();
+    host.send_read();
+    assert!(host.is_waiting(), "a stale file serves nobody");
+    let said = alone.end(Signal::SIGTERM);
+    assert!(said.contains("is not open, and waits"), "{said}");
+    drop(host);
+    let again = Mirror::start(&all);
+    let mut host = again.host();
+    host.check(0..200);
+    host.check(2000..2010);
+    again.end(Signal::SIGTERM);
+}
+
+#[test]
+fn files_that_do_not_belong_together_are_refused_and_stay_as_they_are() {
+    let files = Files::new();
+    let [a, b, other, blank] = ["a", "b", "other", "blank"].map(|name| files.blank(name));
+    Mirror::start(&[&a, &b]).end(Signal::SIGTERM);
+    Mirror::start(&[&other]).end(Signal::SIGTERM);
+    let before = [&a, &other, &blank].map(|path| fs::read(path).unwrap());
+    let mixed = refused(&[&a, &blank], &[]);
+    assert!(mixed.contains("is blank and") && mixed.contains("is a replica of volume"), "{mixed}");
+    let two = refused(&[&a, &other], &[]);
+    assert!(two.matches("of volume").count() == 2, "{two}");
+    fs::write(&blank, vec![7; 32 << 20]).unwrap();
+    let used = refused(&[&blank], &[]);
+    assert!(used.contains("is no replica and not blank"), "{used}");
+    let null = Path::new("null:///n?size_mb=64").to_owned();
+    let kept = refused(&[&null], &["--labels"]);
+    assert!(kept.contains("it keeps nothing"), "{kept}");
+    assert!(fs::read(&a).unwrap() == before[0] && fs::read(&other).unwrap() == before[1]);
+}

@@ -1,0 +1,283 @@
+//! Volumes whose replicas carry labels: what the children hold, their first labels, a clean close.
+//!
+//! On the thread that makes or closes a nexus. What reads and writes labels runs on the home core
+//! ([`Chore`]), and is asked here how far it is.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bdev::uri::DeviceUri;
+use nexus::ChildConfig;
+use nexus::truth::label::LABEL_BYTES;
+use nexus::truth::names::{NexusId as VolumeId, Policy};
+use nexus::truth::tracked::{
+    Contents, Finding, Format, FormatError, FormatSpec, Opening, RecordSource, Survey,
+    TrackedConfig,
+};
+use uuid::Uuid;
+
+use super::Shared;
+use super::nexuses::{Patience, WantedChild};
+use super::state::Deadline;
+use crate::command::{CommandError, Labels, Progress};
+use crate::homes::{Chore, ChoreEnd, NexusId};
+use crate::model::draw_uuid;
+
+/// How long making a nexus waits for its volume to be open. It is there afterwards either way:
+/// what hosts send waits until then.
+const ASSEMBLE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long ending a nexus waits for its members to say that it was closed. Without that it opens
+/// as after a crash.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Which run of the machine this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Which machine this is.
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// A volume that can be opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Volume {
+    pub id: VolumeId,
+    /// Its length.
+    pub blocks: u64,
+}
+
+impl Volume {
+    /// How its truth is kept.
+    pub fn config(self) -> TrackedConfig {
+        TrackedConfig {
+            nexus: self.id,
+            host: this_host(),
+            boot: this_boot(),
+            record: RecordSource::None,
+            opening: Opening::Ordinary,
+            fence: None,
+        }
+    }
+}
+
+/// Without the kernel's word every start counts as a boot.
+fn this_boot() -> Uuid {
+    read_uuid(BOOT_ID).unwrap_or_else(draw_uuid)
+}
+
+fn this_host() -> Uuid {
+    read_uuid(MACHINE_ID).unwrap_or_default()
+}
+
+fn read_uuid(path: &str) -> Option<Uuid> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Who decides about the members of a volume without a record: with fewer than three, losing one
+/// would leave no majority, so its owner decides alone.
+fn policy(children: usize) -> Policy {
+    if children >= 3 { Policy::Majority } else { Policy::Solo }
+}
+
+/// Blocks of a child that its label takes.
+pub(super) fn label_blocks(labels: Labels, block_bytes: u32) -> u64 {
+    match labels {
+        Labels::None => 0,
+        Labels::Create | Labels::Open | Labels::AsFound => LABEL_BYTES / u64::from(block_bytes),
+    }
+}
+
+/// Refuses children that cannot keep a label.
+pub(super) fn check_kept(labels: Labels, children: &[WantedChild]) -> Result<(), CommandError> {
+    let is_null = |child: &&WantedChild| matches!(child.uri, DeviceUri::Null(_));
+    match children.iter().find(is_null) {
+        Some(null) if labels != Labels::None => Err(CommandError::Invalid {
+            field: "children",
+            value: null.text.clone(),
+            advice: String::from("it keeps nothing, and so no label: make the nexus without"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What new children hold: memory reads as zeroes.
+fn contents(children: &[WantedChild]) -> Contents {
+    let is_memory = |child: &WantedChild| matches!(child.uri, DeviceUri::Malloc(_));
+    if children.iter().all(is_memory) { Contents::Equal } else { Contents::Unknown }
+}
+
+fn refused(error: &dyn std::error::Error) -> CommandError {
+    CommandError::Invalid {
+        field: "children",
+        value: String::from("so"),
+        advice: error.to_string(),
+    }
+}
+
+/// What is asked of labels.
+pub(super) struct AskedLabels<'a> {
+    pub labels: Labels,
+    /// Identity of the volume; none takes what is found, or draws one.
+    pub uuid: Option<Uuid>,
+    /// Length of a volume that is created.
+    pub blocks: Option<u64>,
+    pub children: &'a [WantedChild],
+}
+
+impl Shared {
+    /// Looks at the children, and formats them where that is asked for.
+    pub(super) fn find_volume(
+        &self,
+        home: (usize, NexusId),
+        deadline: Deadline,
+        asked: &AskedLabels<'_>,
+        configs: &[ChildConfig],
+    ) -> Result<Volume, CommandError> {
+        let looked_at = configs.to_vec();
+        let survey = move || Ok(Chore::Survey(Box::new(Survey::new(&looked_at))));
+        let ChoreEnd::Surveyed(found) = self.do_chore(home, deadline, survey)? else {
+            unreachable!("a survey ends as one")
+        };
+        let id = asked.uuid.map(VolumeId);
+        match found.map_err(|error| refused(&error))? {
+            Finding::Volume { nexus, .. } if id.is_some_and(|id| id != nexus) => {
+                Err(asked.refuse(format!("the children are replicas of volume {}", nexus.0)))
+            }
+            Finding::Volume { nexus, .. } if asked.labels == Labels::Create => {
+                Err(asked
+                    .refuse(format!("the children are replicas of volume {} already", nexus.0)))
+            }
+            Finding::Volume { nexus, blocks } => Ok(Volume { id: nexus, blocks }),
+            Finding::Blank(_) if asked.labels == Labels::Open => {
+                Err(asked.refuse(String::from("none of the children has a label")))
+            }
+            Finding::Blank(begun) => {
+                let id = id.or(begun).unwrap_or_else(|| VolumeId(draw_uuid()));
+                self.format_children(home, deadline, asked, (id, configs))
+            }
+        }
+    }
+
+    fn format_children(
+        &self,
+        home: (usize, NexusId),
+        deadline: Deadline,
+        asked: &AskedLabels<'_>,
+        (id, configs): (VolumeId, &[ChildConfig]),
+    ) -> Result<Volume, CommandError> {
+        let spec = FormatSpec {
+            nexus: id,
+            policy: policy(configs.len()),
+            record: None,
+            blocks: asked.blocks,
+            contents: contents(asked.children),
+            host: this_host(),
+            boot: this_boot(),
+        };
+        // What cannot be is found out here; it is made anew on the core.
+        let blocks = Format::new(spec, configs).map_err(|error| refused(&error))?.blocks();
+        let formatted = configs.to_vec();
+        let format = move || Format::new(spec, &formatted).map(|one| Chore::Format(Box::new(one)));
+        let ChoreEnd::Formatted(done) = self.do_chore(home, deadline, format)? else {
+            unreachable!("a format ends as one")
+        };
+        done.map_err(|error| refused(&error))?;
+        Ok(Volume { id, blocks })
+    }
+
+    /// Has a home core do a chore, and waits for its end.
+    fn do_chore(
+        &self,
+        (place, id): (usize, NexusId),
+        deadline: Deadline,
+        make: impl Fn() -> Result<Chore, FormatError> + Send + Sync + 'static,
+    ) -> Result<ChoreEnd, CommandError> {
+        self.at_home(place, deadline, move |homes, _| homes.begin_chore(id, &make))?
+            .map_err(|error| refused(&error))?;
+        let mut patience = Patience::new();
+        loop {
+            if let Some(end) = self.at_home(place, deadline, move |homes, _| homes.chore_end(id))? {
+                self.at_home(place, deadline, move |homes, cx| homes.end_chore(cx, id))?;
+                return Ok(end);
+            }
+            if deadline.left().is_zero() {
+                // Nobody waits for it any more.
+                let _ = self.at_home(place, deadline, move |homes, cx| homes.end_chore(cx, id));
+                let known = String::from("the labels of the children are still being read");
+                return Err(deadline.passed(known, Progress::default()));
+            }
+            patience.pass();
+        }
+    }
+
+    /// Waits until a volume is open, or says why it is not.
+    pub(super) fn await_assembly(&self, (place, id): (usize, NexusId)) -> Result<(), CommandError> {
+        self.await_home((place, id), Deadline::after(ASSEMBLE_WITHIN), |home| {
+            home.is_assembled() || home.refusal().is_some()
+        })
+    }
+
+    /// Looks at a home until it is as it should be, or the time is over.
+    fn await_home(
+        &self,
+        (place, id): (usize, NexusId),
+        deadline: Deadline,
+        look: fn(&nexus::Home) -> bool,
+    ) -> Result<(), CommandError> {
+        let mut patience = Patience::new();
+        while !deadline.left().is_zero() {
+            let is_so = move |homes: &mut crate::homes::Homes, _: &mut reactor::Cx| {
+                homes.get(id).is_none_or(|home| look(home))
+            };
+            if self.at_home(place, deadline, is_so)? {
+                return Ok(());
+            }
+            patience.pass();
+        }
+        Ok(())
+    }
+
+    /// Has the members of a volume say that it was closed.
+    pub(super) fn close_volume(&self, home: (usize, NexusId)) {
+        let (place, id) = home;
+        let deadline = Deadline::after(CLOSE_WITHIN);
+        let begin = move |homes: &mut crate::homes::Homes, _: &mut reactor::Cx| {
+            homes.get(id).into_iter().for_each(nexus::Home::close);
+        };
+        // What cannot be said is found out when it is opened.
+        let begun = self.at_home(place, deadline, begin);
+        let _ = begun.and_then(|()| self.await_home(home, deadline, nexus::Home::is_closed));
+    }
+
+    /// Closes all volumes that have labels, as far as there is time for it.
+    pub(super) fn close_volumes(self: &Arc<Shared>, within: Duration) {
+        let deadline = Deadline::after(within);
+        let state = self.lock();
+        let labelled = state
+            .model
+            .nexuses
+            .values()
+            .filter(|entry| entry.nexus.is_some() && entry.asked.labels != Labels::None);
+        let homes: Vec<_> = labelled.map(|entry| (entry.place, entry.id)).collect();
+        drop(state);
+        for (place, id) in &homes {
+            let id = *id;
+            let begin = move |homes: &mut crate::homes::Homes, _: &mut reactor::Cx| {
+                homes.get(id).into_iter().for_each(nexus::Home::close);
+            };
+            let _ = self.at_home(*place, deadline, begin);
+        }
+        for home in homes {
+            let _ = self.await_home(home, deadline, nexus::Home::is_closed);
+        }
+    }
+}
+
+impl AskedLabels<'_> {
+    fn refuse(&self, advice: String) -> CommandError {
+        let (field, value) = match self.uuid {
+            Some(uuid) if self.labels != Labels::Create => ("uuid", uuid.to_string()),
+            _ => ("children", String::from("so")),
+        };
+        CommandError::Invalid { field, value, advice }
+    }
+}
