@@ -26,6 +26,7 @@ pub mod queue_pair;
 mod range_lock;
 pub mod reservation;
 pub mod rules;
+pub mod scsi;
 mod segment_list;
 pub mod session;
 pub mod split;

@@ -34,6 +34,7 @@ const LOCKS_ALLOWED: &[&str] = &[
     "bdev/src/pcie/spare.rs",
     "bdev/src/pcie/vfio.rs",
     "bdev/src/rules.rs",
+    "bdev/src/scsi/unit.rs",
     "nexus/src/mail.rs",
     "nexus/src/nexus.rs",
     "nexus/src/one_core.rs",
