@@ -353,7 +353,8 @@ mod real_kernel {
     ) -> (bool, Vec<(u64, u32)>) {
         const COMPLETE: u8 = 2;
         let name = controller.device();
-        // As such, for `nvme get-lba-status` of nvme-cli 2.3 does not describe the room it has.
+        // As such: what `nvme get-lba-status` of nvme-cli 2.3 sends has a data pointer that is not
+        // as long as the command asks for, which the target refuses.
         let words = format!(
             "{name} --opcode=0x86 --namespace-id=1 --cdw10={lba} --cdw12={} --cdw13=0x02000000 \
              --data-len={} --read --raw-binary",
@@ -388,7 +389,7 @@ mod real_kernel {
         run(guest, &write);
         let both = vec![(16_384, 2048), (65_536, 128)];
         assert_eq!(allocated(guest, &controller, 0, 1024), (true, both.clone()));
-        // Room for one piece, also where nvme-cli describes a dword less; and from within it on.
+        // Room for one piece and a half; and from within it on.
         assert_eq!(allocated(guest, &controller, 0, 7), (false, both[..1].to_vec()));
         let rest = vec![(17_000, 1432), (65_536, 128)];
         assert_eq!(allocated(guest, &controller, 17_000, 1024), (true, rest));

@@ -30,13 +30,10 @@ pub fn check_announced(subsystem: &Subsystem, entry: &SubmissionEntry) -> Result
     if is_it && !subsystem.knows_allocation() { Err(Status::INVALID_OPCODE) } else { Ok(()) }
 }
 
-/// How much data a command takes: what it asks for at most, or less where its host has room for
-/// less. The room of nvme-cli 2.3 is a dword short of the count that it gives.
+/// How much data a command takes at most. That its host has room for it is looked at with that of
+/// every other command.
 pub fn requested_bytes(entry: &SubmissionEntry, limits: &TargetLimits) -> Result<u32, Status> {
-    let asked = entry.get_lba_status().bytes;
-    let room = u64::from(entry.sgl().length.get());
-    let has_less = (size_of::<LbaStatusHeader>() as u64..asked).contains(&room);
-    let bytes = u32::try_from(if has_less { room } else { asked }).ok();
+    let bytes = u32::try_from(entry.get_lba_status().bytes).ok();
     bytes.filter(|bytes| *bytes <= limits.transfer_bytes_max).ok_or(Status::INVALID_FIELD)
 }
 
