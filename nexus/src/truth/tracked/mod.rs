@@ -411,7 +411,12 @@ impl Truth for Tracked {
                 None => Fence::Exclusive,
             };
             let fence = self.config.fence.unwrap_or(by_device);
-            Desk::new(child, &config.name, device, self.config.boot, fence)
+            let mut desk = Desk::new(child, &config.name, device, self.config.boot, fence);
+            if matches!(self.phase, Phase::Learning { .. } | Phase::Claiming) {
+                // It may be the one that is waited for.
+                desk.retry_at = Some(Nanos(0));
+            }
+            desk
         });
     }
 
