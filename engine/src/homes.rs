@@ -115,10 +115,10 @@ pub(crate) struct Homes {
 }
 
 impl Homes {
-    /// Polls a home here from now on.
+    /// Polls a home here from now on. Its children come back by themselves.
     pub fn host(&mut self, id: NexusId, home: Home) {
         assert!(self.get(id).is_none(), "a nexus has one home");
-        self.hosted.push((id, home));
+        self.hosted.push((id, home.with_comebacks(nexus::home::Comebacks::ByThemselves)));
     }
 
     /// The home of a nexus, unless it is gone.

@@ -5,7 +5,7 @@
 use bdev::BlockDevice;
 use reactor::{Cx, Wake};
 
-use super::{Child, Home, Step, Stops};
+use super::{Child, Comeback, Home, Step, Stops};
 use crate::child::{ChildIndex, ChildSet, ChildState, FaultReason};
 use crate::config::{self, ChildConfig, ConfigError};
 use crate::errors::ErrorStore;
@@ -63,7 +63,8 @@ impl Home {
         self.ports.place(child, Some(config::prepare(&config).device));
         self.truth.place(child, Some(&config));
         let state = ChildState::Faulted(FaultReason::OutOfSync);
-        self.children[child.get()] = Some(Child { config, state, errors: ErrorStore::new() });
+        let (errors, comeback) = (ErrorStore::new(), Comeback::held());
+        self.children[child.get()] = Some(Child { config, state, errors, comeback });
         Ok(child)
     }
 
@@ -161,6 +162,8 @@ impl Home {
         let begun = self.truth.begin_target(cx, child, discard);
         begun.map_err(|source| ConfigError::NotRebuilt { name: name.to_owned(), source })?;
         known.state = ChildState::Rebuilding;
+        known.comeback.release();
+        self.looks.begin();
         self.begin_job(cx, child);
         Ok(child)
     }

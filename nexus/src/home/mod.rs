@@ -6,6 +6,9 @@
 //! acknowledge what they held. One change at a time; what fails meanwhile leaves with the next.
 
 mod closing;
+mod comeback;
+#[cfg(test)]
+mod comeback_tests;
 mod control;
 mod equal;
 mod marks;
@@ -37,6 +40,8 @@ use crate::rebuild::Rebuild;
 use crate::truth::{MemberChange, Truth, TruthEvent};
 use crate::view::{Mode, Version};
 use closing::Closing;
+pub use comeback::Comebacks;
+use comeback::{Comeback, Looks};
 pub use control::ChildReport;
 pub use marks::IDLE_BEFORE_CLEAR;
 use marks::Marks;
@@ -51,6 +56,7 @@ struct Child {
     config: ChildConfig,
     state: ChildState,
     errors: ErrorStore,
+    comeback: Comeback,
 }
 
 /// How far a change of members is.
@@ -98,6 +104,7 @@ pub struct Home {
     refusal: Option<String>,
     rebuild: Rebuild,
     closing: Closing,
+    looks: Looks,
     marks: Marks,
     /// Regions that are not equal yet.
     unequal: u64,
@@ -118,8 +125,12 @@ impl Home {
                 Standing::OutOfSync => ChildState::Faulted(FaultReason::OutOfSync),
                 Standing::ByTruth => ChildState::Init,
             };
+            let comeback = match config.standing {
+                Standing::Member | Standing::ByTruth => Comeback::free(),
+                Standing::OutOfSync => Comeback::held(),
+            };
             let config = config.clone();
-            *place = Some(Child { config, state, errors: ErrorStore::new() });
+            *place = Some(Child { config, state, errors: ErrorStore::new(), comeback });
         }
         let (stopped_since, view) = nexus.published.fetch();
         let mut ports = Ports::new();
@@ -143,6 +154,7 @@ impl Home {
             refusal: None,
             rebuild,
             closing: Closing::No,
+            looks: Looks::default(),
             marks: Marks::with(view.intent.clone()),
             unequal: 0,
         }
@@ -158,6 +170,7 @@ impl Home {
         work += self.go_on(cx);
         self.end_labels(cx);
         work += self.see_to_copies();
+        work += self.see_to_comebacks(cx);
         self.go_on_closing(cx);
         work + self.see_to_marks(cx)
     }
@@ -175,7 +188,7 @@ impl Home {
             Step::Idle | Step::Deciding(_) => Wake::Never,
         };
         let wake = step.soonest(self.truth.wake()).soonest(self.ports.wake());
-        wake.soonest(self.marks.wake()).soonest(self.rebuild_wake())
+        wake.soonest(self.marks.wake()).soonest(self.rebuild_wake()).soonest(self.looks.wake())
     }
 
     /// Makes descriptors fire; false when something is there already.
@@ -372,9 +385,17 @@ impl Home {
     }
 
     fn set_state(&mut self, child: ChildIndex, state: ChildState) {
-        if let Some(known) = self.children[child.get()].as_mut() {
-            known.state = state;
+        let Some(known) = self.children[child.get()].as_mut() else { return };
+        if matches!(state, ChildState::Faulted(_)) && !matches!(known.state, ChildState::Faulted(_))
+        {
+            let sessions = known.config.device.sessions();
+            known.comeback.lost(sessions.map_or(0, |sessions| sessions.state().number));
+            self.looks.begin();
         }
+        if state == ChildState::Open {
+            known.comeback.release();
+        }
+        known.state = state;
     }
 
     /// Changes what keeps I/O from being admitted, and tells the cores if that changes anything.

@@ -38,6 +38,9 @@ impl Home {
         self.step = Step::Idle;
         for child in ChildIndex::all() {
             let Some(known) = &mut self.children[child.get()] else { continue };
+            if members.contains(child) {
+                known.comeback.release();
+            }
             known.state = match known.state {
                 _ if members.contains(child) => ChildState::Open,
                 ChildState::Init | ChildState::Open | ChildState::Rebuilding => {
@@ -46,6 +49,7 @@ impl Home {
                 other => other,
             };
         }
+        self.looks.begin();
         let equal = self.begin_copies(blocks);
         let intent = self.begin_marks(cx, blocks);
         let (children, truth) = (&self.children, &self.truth);

@@ -41,7 +41,12 @@ impl Home {
             return Err(ConfigError::Busy);
         }
         job.end = Some(RebuildEnd::Stopped);
-        self.fault(cx, name, FaultReason::OutOfSync)
+        let child = job.child;
+        self.fault(cx, name, FaultReason::OutOfSync)?;
+        if let Some(known) = &mut self.children[child.get()] {
+            known.comeback.hold();
+        }
+        Ok(())
     }
 
     /// Copies nothing for a child until [`Home::resume_rebuild`]; it stays a target.
