@@ -27,7 +27,8 @@ const WORD_BITS: u64 = usize::BITS as u64;
 #[derive(Debug)]
 pub struct IntentMap {
     regions: u64,
-    region_blocks: u64,
+    /// A region has two to this power blocks: a division would take longer than the look.
+    region_shift: u32,
     marked: Box<[AtomicUsize]>,
     wanted: Box<[AtomicUsize]>,
     /// Something was wanted since the home core last looked.
@@ -44,12 +45,13 @@ impl IntentMap {
     /// The same with larger regions, as very large volumes have them.
     pub fn with_regions(blocks: u64, block_bytes: u32, region_bytes: u64) -> IntentMap {
         let region_blocks = region_bytes / u64::from(block_bytes);
+        assert!(region_blocks.is_power_of_two(), "regions and blocks are powers of two");
         let regions = blocks.div_ceil(region_blocks);
         let words = usize::try_from(regions.div_ceil(WORD_BITS)).expect("regions are countable");
         let zeroes = || (0..words).map(|_| AtomicUsize::new(0)).collect();
         IntentMap {
             regions,
-            region_blocks,
+            region_shift: region_blocks.trailing_zeros(),
             marked: zeroes(),
             wanted: zeroes(),
             any_wanted: AtomicUsize::new(0),
@@ -65,7 +67,7 @@ impl IntentMap {
     #[inline]
     pub fn regions_of(&self, lba: u64, blocks: u32) -> (RegionIndex, RegionIndex) {
         let last = lba + u64::from(blocks) - 1;
-        (RegionIndex(lba / self.region_blocks), RegionIndex(last / self.region_blocks))
+        (RegionIndex(lba >> self.region_shift), RegionIndex(last >> self.region_shift))
     }
 
     /// True when a region may be written.
@@ -103,6 +105,15 @@ impl IntentMap {
             }
         }
         all
+    }
+
+    /// Home core: whether something was wanted since [`IntentMap::take_wanted`]. To be asked
+    /// between announcing a sleep and sleeping: who wants something before that rings nobody.
+    #[inline]
+    pub fn is_any_wanted(&self) -> bool {
+        // Relaxed: of the fences in `Sleeper::prepare` and `Waker::wake_if_sleeping`, which come
+        // before this and after the exchange in `want`, one sees what was stored before the other.
+        self.any_wanted.load(Ordering::Relaxed) != 0
     }
 
     /// Home core: hands each region that is wanted to `each`, and forgets that it was.
@@ -181,10 +192,13 @@ mod tests {
     #[test]
     fn what_is_wanted_is_handed_out_once_and_asking_twice_wakes_once() {
         let map = IntentMap::new(1 << 30, 512);
+        assert!(!map.is_any_wanted());
         assert!(map.want(RegionIndex(70)));
+        assert!(map.is_any_wanted());
         assert!(!map.want(RegionIndex(3)));
         assert!(!map.want(RegionIndex(70)));
         assert_eq!(taken(&map), [3, 70]);
+        assert!(!map.is_any_wanted());
         assert_eq!(taken(&map), [0; 0]);
         assert!(map.want(RegionIndex(3)));
     }

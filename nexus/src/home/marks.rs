@@ -24,6 +24,10 @@ pub const IDLE_BEFORE_CLEAR: Nanos = Nanos::from_secs(5);
 /// flush for many.
 const CLEARED_TOGETHER: u64 = 4;
 
+/// Of the regions that may be marked, the part that is kept free where new ones come: what is
+/// cleared for them and what is marked meanwhile then go into the labels together.
+const KEPT_FREE: u64 = 8;
+
 /// How a region stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stand {
@@ -52,6 +56,9 @@ pub(super) struct Marks {
     marks: BTreeMap<RegionIndex, Mark>,
     /// Wanted, and no room.
     waiting: VecDeque<RegionIndex>,
+    /// Regions were marked since the last round began that were not before. A working set that
+    /// fits is left alone, however little it leaves free.
+    has_grown: bool,
     /// The view since which the bits of a round are gone.
     round: Option<Version>,
     next_look: Nanos,
@@ -68,6 +75,7 @@ impl Default for Marks {
             dirty_bytes_max: DIRTY_BYTES_MAX_DEFAULT,
             marks: BTreeMap::new(),
             waiting: VecDeque::new(),
+            has_grown: false,
             round: None,
             next_look: Nanos(0),
             intent: None,
@@ -98,13 +106,23 @@ impl Marks {
         self.marks.len() as u64 >= self.limit
     }
 
+    /// New ones come, and there is little room left.
+    fn is_crowded(&self) -> bool {
+        let room = self.limit.saturating_sub(self.marks.len() as u64);
+        self.has_grown && room <= self.limit / KEPT_FREE
+    }
+
     /// The next to go: at most `count` of those not used since `before`, the idlest first.
     fn idlest(&self, count: usize, before: Nanos) -> Vec<RegionIndex> {
         let idle =
             |(_, mark): &(&RegionIndex, &Mark)| mark.stand == Stand::Open && mark.used_at <= before;
         let mut idle: Vec<_> = self.marks.iter().filter(idle).collect();
-        idle.sort_by_key(|(_, mark)| mark.used_at);
-        idle.into_iter().take(count).map(|(region, _)| *region).collect()
+        if count < idle.len() {
+            idle.select_nth_unstable_by_key(count, |(region, mark)| (mark.used_at, **region));
+            idle.truncate(count);
+        }
+        idle.sort_unstable_by_key(|(_, mark)| mark.used_at);
+        idle.into_iter().map(|(region, _)| *region).collect()
     }
 
     pub fn wake(&self) -> Wake {
@@ -127,6 +145,14 @@ impl Home {
     /// Regions that are marked, or are being.
     pub fn marked_regions(&self) -> u64 {
         self.marks.marks.len() as u64
+    }
+
+    /// Cores wait for marks, or copies, that nobody has asked the truth for yet. Who waits wakes
+    /// this core only where it sees it asleep, so this is looked at after a sleep was announced.
+    pub(super) fn is_any_wanted(&self) -> bool {
+        let is_wanted = |map: &Arc<IntentMap>| map.is_any_wanted();
+        let equal = || self.nexus.view().equal.as_ref().is_some_and(is_wanted);
+        self.marks.intent.as_ref().is_some_and(is_wanted) || self.unequal > 0 && equal()
     }
 
     /// The map for the cores of a volume that was just assembled. What is marked from before is
@@ -188,6 +214,7 @@ impl Home {
                 }
             }
             None => {
+                self.marks.has_grown = true;
                 self.marks.set(region, Stand::Asked, now);
                 self.truth.begin_mark(cx, region);
             }
@@ -206,7 +233,7 @@ impl Home {
     fn begin_round(&mut self, cx: &mut Cx, intent: &IntentMap) -> usize {
         let marks = &mut self.marks;
         let is_time = cx.now() >= marks.next_look;
-        let is_full = !marks.waiting.is_empty();
+        let is_full = !marks.waiting.is_empty() || marks.is_crowded();
         if marks.round.is_some() || !(is_full || is_time || marks.is_closing) {
             return 0;
         }
@@ -230,6 +257,7 @@ impl Home {
             let mark = marks.marks.get_mut(region).expect("it was just there");
             mark.stand = Stand::Taken;
         }
+        marks.has_grown = false;
         // Another number for the same view: what begins under it has seen the bits gone.
         marks.round = Some(self.nexus.publish(|_| ()));
         going.len()
@@ -263,7 +291,60 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
+    use bdev::{Io, Lba, Token};
+
+    use super::super::tracked_tests::{Process, REGION_BLOCKS, disks, format};
     use super::*;
+
+    fn open(process: &mut Process) {
+        while !process.home.is_assembled() {
+            process.wait(Nanos::from_millis(100));
+        }
+        process.passes();
+        assert!(is_asleep(process));
+    }
+
+    /// Whether a home core that has looked at everything goes to sleep.
+    fn is_asleep(process: &mut Process) -> bool {
+        process.home.wake() != Wake::Now && process.home.arm(&mut process.cx)
+    }
+
+    fn submit(process: &mut Process, what: fn(Lba, Io) -> Io, region: u64) {
+        let segment = process.buffer.segment(4096);
+        let lba = Lba(region * REGION_BLOCKS);
+        let io = what(lba, Io::read(lba, 1, segment, Token(region)));
+        process.queue_pair.submit(&mut process.cx, io).unwrap();
+    }
+
+    fn write(lba: Lba, io: Io) -> Io {
+        match io.memory {
+            bdev::Memory::One(segment) => Io::write(lba, 1, segment, io.token),
+            other => unreachable!("one segment, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_core_that_goes_to_sleep_hears_of_a_mark_or_copy_that_is_wanted_meanwhile() {
+        let disks = disks(3);
+        format(&disks);
+        let mut process = Process::start(&disks);
+        open(&mut process);
+        submit(&mut process, write, 7);
+        assert!(!is_asleep(&mut process), "a write waits for its mark");
+        process.passes();
+        assert_eq!(process.ended.len(), 1);
+        assert!(is_asleep(&mut process));
+        drop(process);
+        let mut process = Process::start(&disks);
+        process.home.rebuild.copier.pause();
+        open(&mut process);
+        assert_eq!(process.home.unequal_regions(), 1);
+        submit(&mut process, |_, io| io, 7);
+        assert!(!is_asleep(&mut process), "a read waits for a copy");
+        process.home.rebuild.copier.resume();
+        process.equalize();
+        assert_eq!(process.ended.len(), 1);
+    }
 
     #[test]
     fn the_idlest_go_first_and_only_those_that_may() {

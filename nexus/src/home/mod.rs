@@ -177,7 +177,7 @@ impl Home {
 
     /// When it must be polled next. Letters of other cores wake the core.
     pub fn wake(&self) -> Wake {
-        if self.nexus.mailbox.has_any() {
+        if self.nexus.mailbox.has_any() || self.is_any_wanted() {
             return Wake::Now;
         }
         let step = match self.step {
@@ -193,7 +193,8 @@ impl Home {
 
     /// Makes descriptors fire; false when something is there already.
     pub fn arm(&mut self, cx: &mut Cx) -> bool {
-        !self.nexus.mailbox.has_any() && self.ports.arm(cx) && self.arm_rebuild(cx)
+        let has_mail = self.nexus.mailbox.has_any() || self.is_any_wanted();
+        !has_mail && self.ports.arm(cx) && self.arm_rebuild(cx)
     }
 
     fn take_letters(&mut self, cx: &mut Cx) -> usize {
