@@ -13,6 +13,8 @@ const WORD_BITS: u64 = u64::BITS as u64;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RegionMap {
     regions: u64,
+    /// How many bits are set, so that a map of nothing is known for one without a look at it.
+    len: u64,
     words: Box<[u64]>,
 }
 
@@ -20,7 +22,7 @@ impl RegionMap {
     /// No region of `regions`.
     pub fn new(regions: u64) -> RegionMap {
         let words = usize::try_from(regions.div_ceil(WORD_BITS)).expect("regions are countable");
-        RegionMap { regions, words: vec![0; words].into() }
+        RegionMap { regions, len: 0, words: vec![0; words].into() }
     }
 
     /// All of `regions`.
@@ -45,38 +47,45 @@ impl RegionMap {
     /// Adds a region; true when it was not there.
     pub fn insert(&mut self, region: RegionIndex) -> bool {
         let (word, bit) = self.place(region);
-        let was = self.words[word];
+        let is_new = self.words[word] & bit == 0;
         self.words[word] |= bit;
-        was & bit == 0
+        self.len += u64::from(is_new);
+        is_new
     }
 
     /// Takes a region out; true when it was there.
     pub fn remove(&mut self, region: RegionIndex) -> bool {
         let (word, bit) = self.place(region);
-        let was = self.words[word];
+        let was_there = self.words[word] & bit != 0;
         self.words[word] &= !bit;
-        was & bit != 0
+        self.len -= u64::from(was_there);
+        was_there
     }
 
     /// Adds all of `other`, which is of the same volume.
     pub fn unite(&mut self, other: &RegionMap) {
         assert_eq!(self.regions, other.regions, "maps of one volume");
+        if other.is_empty() {
+            return;
+        }
         self.words.iter_mut().zip(&other.words).for_each(|(word, more)| *word |= more);
+        self.count();
     }
 
     /// Takes all out.
     pub fn clear(&mut self) {
         self.words.fill(0);
+        self.len = 0;
     }
 
     /// How many are in it.
     pub fn len(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+        self.len
     }
 
     /// True when none is in it.
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
+        self.len == 0
     }
 
     /// Each region in it, in order.
@@ -104,9 +113,21 @@ impl RegionMap {
     /// `n % 8` of byte `n / 8`. `first` is a multiple of 64.
     pub(super) fn write_page(&self, first: u64, bytes: &mut [u8]) {
         let words = self.words_from(first);
-        for (chunk, word) in bytes.chunks_mut(8).zip(words.chain(std::iter::repeat(&0))) {
+        for (chunk, word) in bytes.chunks_mut(8).zip(words) {
             chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
         }
+        if let Some(rest) = bytes.get_mut(8 * words.len()..) {
+            rest.fill(0);
+        }
+    }
+
+    /// True when [`RegionMap::write_page`] would write the same for both, of a page of so many
+    /// regions.
+    pub(super) fn is_same_page(&self, other: &RegionMap, first: u64, page_regions: u64) -> bool {
+        let words = usize::try_from(page_regions / WORD_BITS).expect("regions are countable");
+        let (own, others) = (self.words_from(first), other.words_from(first));
+        let words = words.min(own.len());
+        self.regions == other.regions && own[..words] == others[..words]
     }
 
     /// Takes its bits from region `first` on from a page. Bits past the last region are ignored.
@@ -120,16 +141,24 @@ impl RegionMap {
         self.trim();
     }
 
-    fn words_from(&self, first: u64) -> impl Iterator<Item = &u64> {
+    /// The words from region `first` on; none where that is past the last.
+    fn words_from(&self, first: u64) -> &[u64] {
         assert!(first.is_multiple_of(WORD_BITS), "pages begin with a whole word");
-        self.words.iter().skip(usize::try_from(first / WORD_BITS).expect("regions are countable"))
+        let start = usize::try_from(first / WORD_BITS).expect("regions are countable");
+        self.words.get(start..).unwrap_or_default()
     }
 
+    /// Takes out what is past the last region, and counts the rest.
     fn trim(&mut self) {
         let rest = self.regions % WORD_BITS;
         if let (true, Some(last)) = (rest != 0, self.words.last_mut()) {
             *last &= (1 << rest) - 1;
         }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.len = self.words.iter().map(|word| u64::from(word.count_ones())).sum();
     }
 
     fn place(&self, region: RegionIndex) -> (usize, u64) {
@@ -176,8 +205,18 @@ mod tests {
                 let mut page = [0xff; 16];
                 map.write_page(first, &mut page);
                 copy.read_page(first, &page);
+                prop_assert!(copy.is_same_page(&map, first, 128));
             }
-            prop_assert_eq!(copy, map);
+            prop_assert_eq!(copy.len(), map.len());
+            prop_assert_eq!(&copy, &map);
+            for region in (0..regions).map(RegionIndex) {
+                let was_there = !copy.insert(region);
+                let first = region.0 / 128 * 128;
+                prop_assert_eq!(copy.is_same_page(&map, first, 128), was_there);
+                if !was_there {
+                    copy.remove(region);
+                }
+            }
         }
     }
 

@@ -150,7 +150,7 @@ impl LabelStore {
         }
         let changed = |page: &PageAddress| match *page {
             PageAddress::Map { map, number } => {
-                grown || map_payload(&old, map, number) != map_payload(&self.label, map, number)
+                grown || !is_same_map_page(&old, &self.label, map, number)
             }
             PageAddress::Head => !is_same_head(&old, &self.label),
         };
@@ -181,10 +181,10 @@ impl LabelStore {
             let state = &mut self.pages[place.expect("a label has this page")];
             state.sequence = state.sequence.checked_add(1).expect("2^64 writes never happen");
             let first = if page == PageAddress::Head { COPIES } else { 0 };
-            for (step, copy) in [state.next_copy, 1 - state.next_copy].into_iter().enumerate() {
-                let bytes = encode_page(&self.label, page, state.sequence);
-                steps[first + step].push(PageWrite { page, copy, bytes });
-            }
+            let bytes = encode_page(&self.label, page, state.sequence);
+            let copies = [state.next_copy, 1 - state.next_copy];
+            steps[first].push(PageWrite { page, copy: copies[0], bytes: bytes.clone() });
+            steps[first + 1].push(PageWrite { page, copy: copies[1], bytes });
         }
         let maps_only = steps[COPIES].is_empty();
         steps.retain(|step| !step.is_empty());
@@ -194,7 +194,49 @@ impl LabelStore {
 }
 
 fn is_same_head(old: &Label, new: &Label) -> bool {
-    head::encode(old, 0) == head::encode(new, 0)
+    is_same_beside_maps(old, new) || head::encode(old, 0) == head::encode(new, 0)
+}
+
+/// True when only maps differ, as they do between one mark and the next: two heads would be the
+/// same, and need not be made to see it.
+fn is_same_beside_maps(old: &Label, new: &Label) -> bool {
+    let Label {
+        replica,
+        nexus,
+        shape,
+        voter,
+        configured,
+        state,
+        clean,
+        in_sync,
+        session,
+        dirty: _,
+        missing: _,
+    } = old;
+    let names = |label: &Label| {
+        label
+            .missing
+            .each_ref()
+            .map(|slot| slot.as_ref().map(|missing| (missing.replica, missing.in_sync_epoch)))
+    };
+    (*replica, *nexus, *shape, *state) == (new.replica, new.nexus, new.shape, new.state)
+        && (*clean, *in_sync, *session) == (new.clean, new.in_sync, new.session)
+        && *configured == new.configured
+        && *voter == new.voter
+        && names(old) == names(new)
+}
+
+/// True when a page of a map is the same in both.
+fn is_same_map_page(old: &Label, new: &Label, map: u8, number: u32) -> bool {
+    let first = u64::from(number) * PAGE_REGIONS;
+    match (map_of(old, map), map_of(new, map)) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            slot_owner(old, map) == slot_owner(new, map)
+                && one.is_same_page(other, first, PAGE_REGIONS)
+        }
+        (Some(_), None) | (None, Some(_)) => false,
+    }
 }
 
 /// Of two copies the one that holds, and what follows from it for the next write.

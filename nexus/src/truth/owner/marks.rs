@@ -68,7 +68,7 @@ impl Owner {
     /// False when the region is not equal yet, or members change.
     pub fn clear(&mut self, region: RegionIndex) -> bool {
         let Some(reign) = self.reign_mut() else { return false };
-        if reign.change.is_some() || reign.pending().contains(region) {
+        if reign.change.is_some() || reign.to_copy.iter().any(|map| map.contains(region)) {
             return false;
         }
         reign.dirty.remove(region);
@@ -93,6 +93,11 @@ impl Owner {
     /// Regions that may be neither read nor written by a host, as members may differ in them.
     pub fn pending(&self) -> Option<RegionMap> {
         self.reign().map(Reign::pending)
+    }
+
+    /// Whether there are such regions.
+    pub fn has_pending(&self) -> bool {
+        self.reign().is_some_and(|reign| reign.to_copy.iter().any(|map| !map.is_empty()))
     }
 
     /// Whether a region may be used.

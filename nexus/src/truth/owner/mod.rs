@@ -231,12 +231,19 @@ impl Owner {
 
     /// What is to be done and was not begun: in any order, at most one a voter.
     pub fn requests(&self) -> Vec<Request> {
+        self.requests_to(|_| true)
+    }
+
+    /// The same of those voters that take a request now: to find out what a label should be is
+    /// work, and vain where it cannot be written yet.
+    pub fn requests_to(&self, takes: impl Fn(Voter) -> bool) -> Vec<Request> {
         if matches!(self.phase, Phase::Overtaken | Phase::Resigned | Phase::Closed) {
             return Vec::new();
         }
         let replicas = self.registry.roster.all().iter().map(Voter::Replica);
         let record = self.registry.roster.record().map(|_| Voter::Record);
-        let idle = replicas.chain(record).filter(|voter| self.sent[slot(*voter)].is_none());
+        let is_idle = |voter: &Voter| self.sent[slot(*voter)].is_none() && takes(*voter);
+        let idle = replicas.chain(record).filter(is_idle);
         idle.filter_map(|voter| self.request(voter)).collect()
     }
 

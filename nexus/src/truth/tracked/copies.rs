@@ -217,7 +217,7 @@ impl Tracked {
 
     /// Regions that members may differ in: those that a host waits for first.
     fn order_for_members(&mut self) -> Option<CopyOrder> {
-        let owner = self.owner.as_ref()?;
+        let owner = self.owner.as_ref().filter(|owner| owner.has_pending())?;
         let source = self.seats.child(owner.source()?)?;
         let order = |region: RegionIndex| {
             let to = self.seats.children(owner.copies(region));
@@ -276,7 +276,8 @@ impl Tracked {
 
     pub(super) fn count_copies(&self) -> u64 {
         let Some(owner) = &self.owner else { return 0 };
-        let pending = owner.pending().map_or(0, |pending| pending.len());
+        let pending = || owner.pending().map_or(0, |pending| pending.len());
+        let pending = if owner.has_pending() { pending() } else { 0 };
         pending + owner.target().map_or(0, |target| target.todo.len())
     }
 

@@ -352,7 +352,15 @@ impl Tracked {
     fn drive(&mut self, cx: &mut Cx) {
         let Some(owner) = &mut self.owner else { return };
         let now = cx.now();
-        for request in owner.requests() {
+        let (seats, desks) = (&self.seats, &self.desks);
+        let takes = |voter: Voter| match voter {
+            Voter::Replica(place) => {
+                let desk = seats.child(place).and_then(|child| desks[child.get()].as_ref());
+                desk.is_some_and(Desk::is_free)
+            }
+            Voter::Record => self.clerk.as_ref().is_some_and(Clerk::is_free),
+        };
+        for request in owner.requests_to(takes) {
             match request.voter() {
                 Voter::Replica(place) => {
                     let child = self.seats.child(place);
