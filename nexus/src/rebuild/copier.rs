@@ -185,11 +185,14 @@ impl Copier {
         };
         seat.keep_up(cx);
         self.look_at_view(&seat);
-        let mut work = self.take_ended(cx, &mut seat);
-        for index in 0..PIECES_MAX {
-            if let Some(id) = self.pieces.id_at(index) {
-                self.advance(cx, &mut seat, id);
-            }
+        let open = seat.open_children();
+        let mut work = self.take_ended(cx, &mut seat, open);
+        self.advance_all(cx, &mut seat);
+        // What was read in this pass is in the cache still, where the receivers are in memory.
+        let receivers = seat.submitted();
+        if !receivers.is_empty() {
+            work += self.take_ended(cx, &mut seat, receivers);
+            self.advance_all(cx, &mut seat);
         }
         self.begin_flushes(cx, &mut seat);
         work += self.begin(cx, &mut seat, pace);
@@ -262,10 +265,18 @@ impl Copier {
         }
     }
 
-    /// Takes what has come back from the children.
-    fn take_ended(&mut self, cx: &mut Cx, seat: &mut Seat) -> usize {
+    fn advance_all(&mut self, cx: &mut Cx, seat: &mut Seat) {
+        for index in 0..PIECES_MAX {
+            if let Some(id) = self.pieces.id_at(index) {
+                self.advance(cx, seat, id);
+            }
+        }
+    }
+
+    /// Takes what has come back from these children.
+    fn take_ended(&mut self, cx: &mut Cx, seat: &mut Seat, children: ChildSet) -> usize {
         let mut ended = std::mem::take(&mut self.ended);
-        seat.poll(cx, &mut ended);
+        seat.poll(cx, children, &mut ended);
         let count = ended.len();
         for (child, completion) in ended.drain(..) {
             let id = SlotId::from_token(completion.token.0);

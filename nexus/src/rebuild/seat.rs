@@ -174,10 +174,15 @@ impl Seat {
         Ok(())
     }
 
-    /// Rings the doorbells, and hands up what has ended.
-    pub(super) fn poll(&mut self, cx: &mut Cx, ended: &mut Vec<(ChildIndex, Completion)>) {
+    /// Rings the doorbells, and hands up what has ended at these children.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Cx,
+        children: ChildSet,
+        ended: &mut Vec<(ChildIndex, Completion)>,
+    ) {
         self.ring(cx);
-        for child in self.open {
+        for child in self.open.intersection(children) {
             let Some(port) = &mut self.ports[child.get()] else { continue };
             if port.outstanding == 0 {
                 continue;
@@ -205,6 +210,16 @@ impl Seat {
         if let Some(port) = &mut self.ports[child.get()] {
             abort(port, cx);
         }
+    }
+
+    /// The children that were submitted to since their doorbells were rung.
+    pub(super) fn submitted(&self) -> ChildSet {
+        self.unflushed
+    }
+
+    /// Children on which a queue pair is open.
+    pub(super) fn open_children(&self) -> ChildSet {
+        self.open
     }
 
     /// Takes stripes for a range; see [`bdev::stripe_lock::StripeLock::take`].

@@ -268,7 +268,7 @@ impl Verifier {
 
     fn take_ended(&mut self, cx: &mut Cx, seat: &mut Seat) -> usize {
         let mut ended = std::mem::take(&mut self.ended);
-        seat.poll(cx, &mut ended);
+        seat.poll(cx, seat.open_children(), &mut ended);
         let count = ended.len();
         for (child, completion) in ended.drain(..) {
             self.was_read(child, completion);
