@@ -1,28 +1,30 @@
 //! Devices of this process, and targets, by their URIs.
 //!
-//! `mirror:` and several URIs with commas between them is a mirror in this process, on one core,
-//! without labels: what the path of an I/O through it costs, and no more.
+//! `mirror:` and `tracked:` are of [`crate::mirrors`], `thin:` is of [`crate::thin`].
 //!
 //! Called by main before any core starts.
 
 use std::sync::Arc;
 
 use bdev::BlockDevice;
-use bdev::uri::{DeviceUri, MemoryUri, NvmfPlace, NvmfUri};
+use bdev::uri::{DeviceUri, MemoryUri, NvmfPlace, NvmfUri, UriError};
 use engine::registry::Registry;
-use nexus::truth::Untracked;
-use nexus::view::Locality;
-use nexus::{ChildConfig, Marking, Nexus, NexusConfig, OneCore, Standing};
 use nvmf::initiator::ConnectOptions;
 use uuid::Uuid;
 
 use crate::harness::RunError;
+use crate::mirrors::{self, Labels};
+use crate::thin::Thin;
 
 /// Size of a memory device whose URI names none, in MiB.
 const SIZE_MIB_DEFAULT: u32 = 512;
 
 /// Begins the URIs of a mirror's children.
 const MIRROR: &str = "mirror:";
+/// The same of a mirror with labels.
+const TRACKED: &str = "tracked:";
+/// Begins the URI of a [`Thin`] device.
+const THIN: &str = "thin:";
 
 /// What the host identifier is made of.
 const HOST_NAME: &[u8] = b"mayastor-perf";
@@ -32,14 +34,23 @@ pub fn host_id() -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, HOST_NAME)
 }
 
+/// The children of a mirror, and whether it keeps labels; nothing for another device.
+fn mirror_of(text: &str) -> Option<(&str, Labels)> {
+    let bare = text.strip_prefix(MIRROR).map(|children| (children, Labels::Off));
+    bare.or_else(|| text.strip_prefix(TRACKED).map(|children| (children, Labels::On)))
+}
+
 /// Opens a device by its URI; memory devices without a size have 512 MiB.
 ///
 /// # Errors
 ///
 /// `Target` with what is wrong.
 pub fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
-    if let Some(children) = text.strip_prefix(MIRROR) {
-        return open_mirror(text, children);
+    if let Some((children, labels)) = mirror_of(text) {
+        return mirrors::open_mirror(text, children, labels);
+    }
+    if let Some(rest) = text.strip_prefix(THIN) {
+        return open_thin(text, rest);
     }
     let opened = Registry::standard().open(&with_size(text));
     opened.map(|(_, device)| device).map_err(|error| {
@@ -49,28 +60,17 @@ pub fn open(text: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
     })
 }
 
-/// A mirror over the devices of `children`.
-fn open_mirror(text: &str, children: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
-    let child = |uri: &str| -> Result<ChildConfig, RunError> {
-        let is_remote = uri.starts_with("nvm");
-        Ok(ChildConfig {
-            name: uri.to_owned(),
-            device: open(uri)?,
-            data_start_blocks: 0,
-            locality: if is_remote { Locality::Remote } else { Locality::Local },
-            standing: Standing::Member,
-        })
+/// A device of any length in little memory; its URI is that of a memory device.
+fn open_thin(text: &str, rest: &str) -> Result<Arc<dyn BlockDevice>, RunError> {
+    let refuse = |reason| RunError::Target { target: text.to_owned(), reason };
+    let uri = with_size(&format!("null:{rest}")).parse();
+    let uri = uri.map_err(|error: UriError| refuse(chain(&error)))?;
+    let DeviceUri::Null(memory) = uri else {
+        return Err(refuse(String::from("it is no URI of a memory device")));
     };
-    let config = NexusConfig {
-        name: text.to_owned(),
-        uuid: None,
-        blocks: None,
-        children: children.split(',').map(child).collect::<Result<_, _>>()?,
-        marking: Marking::Off,
-    };
-    let refuse = |error| RunError::Target { target: text.to_owned(), reason: chain(&error) };
-    let nexus = Nexus::new(config).map_err(refuse)?;
-    Ok(Arc::new(OneCore::new(nexus, Box::new(|| Box::new(Untracked::default())))))
+    let thin =
+        Thin::new(memory.name.clone(), memory.geometry()).map_err(|error| refuse(chain(&error)))?;
+    Ok(Arc::new(thin))
 }
 
 /// How to connect to the target that an `nvmf` URI names; none for any other URI, nor for one that
@@ -80,7 +80,7 @@ fn open_mirror(text: &str, children: &str) -> Result<Arc<dyn BlockDevice>, RunEr
 ///
 /// `Target` with what is wrong.
 pub fn connect_options(text: &str) -> Result<Option<ConnectOptions>, RunError> {
-    if text.starts_with(MIRROR) {
+    if mirror_of(text).is_some() || text.starts_with(THIN) {
         return Ok(None);
     }
     let refuse = |reason: String| RunError::Target { target: text.to_owned(), reason };

@@ -2,6 +2,7 @@
 //!
 //! Owns parsing and the checks that need no device. Called by main, once.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -49,6 +50,22 @@ pub enum Command {
     Echo(EchoOptions),
     /// Runs operands in turns and prints the ratio of each to the last.
     Compare(CompareOptions),
+    /// Kills a process that writes to a mirror of sparse files, and measures how long it takes
+    /// until they are equal again.
+    Resync(ResyncOptions),
+}
+
+/// What `resync` does.
+#[derive(Clone, Debug, Args)]
+pub struct ResyncOptions {
+    /// Where the files are made; with room for 4 GiB.
+    pub directory: PathBuf,
+    /// Length of each.
+    #[arg(long = "size", value_parser = parse_size, default_value = "100g")]
+    pub size_bytes: u64,
+    /// Be the process that is killed.
+    #[arg(long, hide = true)]
+    pub writer: bool,
 }
 
 /// What the load is like.

@@ -11,8 +11,8 @@ use super::Home;
 use crate::child::{ChildIndex, ChildState, FaultReason};
 use crate::config::ConfigError;
 use crate::rebuild::{
-    CopyEvent, Foreground, Job, JobStep, Obstacle, RebuildEnd, RebuildProgress, RebuildRecord,
-    VerifyReport,
+    CopyEvent, Foreground, Job, JobStep, Moved, Obstacle, RebuildEnd, RebuildProgress,
+    RebuildRecord, VerifyReport,
 };
 use crate::truth::CopyOrder;
 
@@ -31,6 +31,12 @@ impl Home {
     /// Rebuilds that have ended, oldest first: the last [`crate::rebuild::HISTORY_MAX`] of them.
     pub fn rebuild_history(&self) -> impl Iterator<Item = &RebuildRecord> {
         self.rebuild.history.iter()
+    }
+
+    /// What was copied since this home was made: for rebuilds, and to make members equal after a
+    /// crash.
+    pub fn moved(&self) -> Moved {
+        self.rebuild.copier.moved()
     }
 
     /// Gives up the rebuild of a child, which is out of sync as before. [`ConfigError::Busy`] when

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use perf::options::{Cli, Command};
 use perf::report::Report;
-use perf::{compare, echo, run};
+use perf::{compare, echo, resync, run};
 
 fn main() -> ExitCode {
     match execute(&Cli::parse().command) {
@@ -34,6 +34,10 @@ fn execute(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
                 true => println!("{}", serde_json::to_string(&comparison)?),
                 false => print!("{comparison}"),
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Resync(options) => {
+            print!("{}", resync::run(options)?);
             Ok(ExitCode::SUCCESS)
         }
     }
