@@ -5,9 +5,12 @@ use std::process::Command;
 
 use crate::report::Failure;
 
+/// The public conformance suite of iSCSI.
+const ISCSI_SUITE: &str = "libiscsi-bin";
+
 /// What the test run needs beside a Rust tool chain.
 pub fn needed() -> BTreeSet<&'static str> {
-    guest::PACKAGES.iter().copied().collect()
+    guest::PACKAGES.iter().copied().chain([ISCSI_SUITE]).collect()
 }
 
 /// Makes sure that all packages are there. Root installs what is missing; another user is told.

@@ -90,7 +90,7 @@ pub const STAGES: &[Stage] = &[
     Stage {
         name: "test",
         purpose: "all tests that need no guest, the tidy check among them",
-        needs: &[],
+        needs: &["packages"],
         limit: minutes(25),
         body: Body::Cargo(Cargo {
             arguments: "test --workspace --no-fail-fast -- --skip real_kernel",

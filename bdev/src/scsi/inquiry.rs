@@ -28,6 +28,10 @@ const VERSIONS: [u16; 4] = [0x00a0, 0x0460, 0x04c0, 0x0960];
 /// UNMAP descriptors of one command: what fits the largest parameter list that is taken.
 pub(super) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
 
+/// Blocks of one WRITE SAME: what its form of ten bytes can say. Bounds how long one command may
+/// keep a device busy.
+pub(super) const WRITE_SAME_BLOCKS_MAX: u32 = 65535;
+
 /// Standard data; `peripheral` is the first byte.
 pub(super) fn standard(peripheral: u8) -> Reply {
     let mut reply = Reply::new();
@@ -116,8 +120,8 @@ fn designators(reply: &mut Reply, identity: &Identity) {
 /// SBC-3 table 192.
 fn block_limits(reply: &mut Reply, capabilities: &Capabilities) {
     let compare_max = u8::try_from(capabilities.compare_and_write_blocks_max).unwrap_or(u8::MAX);
-    // WSNZ is not set: a WRITE SAME of no blocks goes to the end.
-    reply.byte(0).byte(compare_max);
+    // WSNZ: a WRITE SAME of no blocks is refused.
+    reply.byte(1).byte(compare_max);
     let granularity = capabilities.physical_blocks();
     reply.word(u16::try_from(granularity).unwrap_or(u16::MAX));
     reply.long(capabilities.transfer_blocks_max).long(capabilities.transfer_blocks_max);
@@ -126,8 +130,7 @@ fn block_limits(reply: &mut Reply, capabilities: &Capabilities) {
     reply.long(u32::MAX).long(UNMAP_DESCRIPTORS_MAX);
     // Unmap granularity, and that its alignment is valid and zero.
     reply.long(granularity).long(0x8000_0000);
-    // Longest write same: no limit told.
-    reply.quad(0);
+    reply.quad(u64::from(WRITE_SAME_BLOCKS_MAX));
     reply.long(capabilities.atomic_blocks_max).long(0).long(0);
     // Of atomic writes across boundaries: none.
     reply.long(0).long(0);

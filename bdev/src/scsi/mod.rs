@@ -10,8 +10,8 @@
 //! short reply to send, parameters to receive first, or a [`Medium`], which is work on the blocks.
 //! That becomes a [`Task`], a state machine which says one [`Step`] after the other: an I/O over a
 //! part of the front door's buffer, which it submits to its core's queue pair, or the [`Verdict`].
-//! A READ or WRITE is one step whose I/O moves the data between device and buffer; nothing is
-//! copied here, and nothing on that path allocates or locks.
+//! A READ or WRITE is one step a piece ([`PIECE_BYTES`]), whose I/O moves the data between device
+//! and buffer; nothing is copied here, and nothing on that path allocates or locks.
 //!
 //! Nothing here knows a transport. SPC-4, SBC-3 and SAM-5; reservations are those of
 //! [`crate::reservation`].
@@ -38,5 +38,7 @@ pub use command::Command;
 pub use identity::Identity;
 pub use sense::{Sense, SenseCode, SenseFormat, SenseKey};
 pub use status::{ScsiStatus, Verdict, verdict_of};
-pub use task::{Buffers, Medium, Part, SCRATCH_BYTES, Step, Task};
+pub use task::{
+    Buffers, Medium, PIECE_BYTES, PIECES_MAX, Part, SCRATCH_BYTES, Step, TRANSFER_BYTES_MAX, Task,
+};
 pub use unit::{Begin, LogicalUnit, Nexus, Parameters, absent_unit};

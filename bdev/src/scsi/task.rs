@@ -5,6 +5,8 @@
 //! core that has the command. Only what SCSI has and a queue pair has not takes more than one step:
 //! patterns, verification, ORWRITE, lists. SBC-3 section 5.
 
+use reactor::dma::pool::LARGEST_BUFFER_BYTES;
+
 use super::command::{ByteCheck, Same, Space};
 use super::sense::{Sense, SenseCode, SenseKey};
 use super::status::{ScsiStatus, Verdict, verdict_of};
@@ -14,6 +16,13 @@ use crate::nvme::status::Status;
 
 /// Bytes of the buffer beside the data, for tasks that need one.
 pub const SCRATCH_BYTES: u32 = 64 << 10;
+
+/// Bytes of a piece: data longer than this is in several buffers, each but the last of so many.
+pub const PIECE_BYTES: u32 = LARGEST_BUFFER_BYTES;
+/// Buffers of one command.
+pub const PIECES_MAX: usize = 8;
+/// Longest transfer of a command.
+pub const TRANSFER_BYTES_MAX: u32 = PIECE_BYTES * PIECES_MAX as u32;
 
 /// Blocks that one I/O makes zeroes of.
 const ZERO_BLOCKS_MAX: u64 = 1 << 31;
@@ -74,18 +83,23 @@ impl Medium {
         }
     }
 
-    /// The initiator transfers only so many bytes: as many whole blocks are done. A command that
-    /// cannot be done in part is refused.
-    pub fn truncate(&mut self, len_bytes: u32) -> Result<(), Sense> {
+    /// The initiator offers so many bytes, which are others than the command takes: as many whole
+    /// blocks of them are written. A command that cannot be done in part is refused, and so is a
+    /// COMPARE AND WRITE of any other length, whose one byte of blocks may have been cut.
+    pub fn fit(&mut self, offered_bytes: u32) -> Result<(), Sense> {
+        let is_enough = offered_bytes >= self.data_bytes;
         match self.kind {
-            Kind::Read | Kind::Write | Kind::WriteAndVerify => {
-                let blocks = len_bytes / self.block_bytes;
+            Kind::CompareAndWrite => Err(Sense::invalid_cdb(13)),
+            Kind::Read => Ok(()),
+            _ if is_enough => Ok(()),
+            Kind::Write | Kind::WriteAndVerify => {
+                let blocks = offered_bytes / self.block_bytes;
                 self.blocks = u64::from(blocks);
                 self.data_bytes = blocks * self.block_bytes;
                 Ok(())
             }
             Kind::Unmap => {
-                self.data_bytes = len_bytes;
+                self.data_bytes = offered_bytes;
                 Ok(())
             }
             _ => Err(Sense::illegal(SenseCode::INFORMATION_UNIT_ERROR)),
@@ -96,7 +110,7 @@ impl Medium {
 /// A part of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Of the data.
+    /// Of the data, within one piece.
     Data {
         /// Its first byte.
         offset_bytes: u32,
@@ -152,10 +166,17 @@ pub struct Task {
 
 /// What a task's processor looks at: the data from the initiator, and the second buffer.
 pub struct Buffers<'a> {
-    /// Empty where the task has no data from the initiator.
-    pub data: &'a [u8],
+    /// The pieces of the data from the initiator; none where the task has none.
+    pub data: &'a [&'a [u8]],
     /// Empty where it needs none.
     pub scratch: &'a mut [u8],
+}
+
+impl Buffers<'_> {
+    /// The data of a command that has no more than a piece.
+    fn first(&self) -> &[u8] {
+        self.data.first().copied().unwrap_or(&[])
+    }
 }
 
 impl std::fmt::Debug for Buffers<'_> {
@@ -176,7 +197,7 @@ impl Task {
             index: 0,
         };
         match medium.kind {
-            Kind::Unmap => match unmap::check(buffers.data, medium.device_blocks) {
+            Kind::Unmap => match unmap::check(buffers.first(), medium.device_blocks) {
                 Ok(ranges) => task.ranges = ranges,
                 Err(sense) => return (task, Step::Done(sense.into())),
             },
@@ -203,7 +224,7 @@ impl Task {
         match (self.medium.kind, self.stage) {
             (Kind::WriteAndVerify, Stage::First) => {
                 self.stage = Stage::Second;
-                return self.whole(Operation::Compare);
+                return self.piece(Operation::Compare);
             }
             (Kind::OrWrite, Stage::First) => return self.merge(buffers),
             // What was found to differ was read.
@@ -262,16 +283,27 @@ impl Task {
             Kind::Verify(ByteCheck::Medium | ByteCheck::One) => scratch_blocks,
             Kind::WriteSame(Same::Block, _) => scratch_blocks,
             Kind::WriteSame(Same::Zeroes, _) => ZERO_BLOCKS_MAX,
-            Kind::OrWrite => u64::from(medium.atomic_blocks).min(scratch_blocks / 2),
+            Kind::OrWrite => {
+                let within = self.offset_bytes() % PIECE_BYTES;
+                let piece_blocks = u64::from((PIECE_BYTES - within) / medium.block_bytes);
+                u64::from(medium.atomic_blocks).min(scratch_blocks / 2).min(piece_blocks)
+            }
+            Kind::Read | Kind::Write | Kind::WriteAndVerify | Kind::Verify(ByteCheck::Each) => {
+                u64::from(PIECE_BYTES / medium.block_bytes)
+            }
             _ => u64::from(u32::MAX),
         };
         self.piece_blocks = u32::try_from(left.min(limit)).expect("a limit has 32 bits");
         let scratch = Part::Scratch { len_bytes: self.scratch_bytes(limit) };
         match medium.kind {
-            Kind::Read => self.whole(Operation::Read),
-            Kind::Write | Kind::WriteAndVerify => self.whole(Operation::Write),
-            Kind::Verify(ByteCheck::Each) => self.whole(Operation::Compare),
-            Kind::CompareAndWrite => self.whole(Operation::CompareAndWrite),
+            Kind::Read => self.piece(Operation::Read),
+            Kind::Write | Kind::WriteAndVerify => self.piece(Operation::Write),
+            Kind::Verify(ByteCheck::Each) => self.piece(Operation::Compare),
+            Kind::CompareAndWrite => {
+                let len_bytes = medium.data_bytes;
+                let part = Part::Data { offset_bytes: 0, len_bytes };
+                self.submit(Operation::CompareAndWrite, Some(part))
+            }
             Kind::Verify(ByteCheck::Medium) => self.submit(Operation::Read, Some(scratch)),
             Kind::Verify(ByteCheck::One) => self.submit(Operation::Compare, Some(scratch)),
             Kind::WriteSame(Same::Block, _) => self.submit(Operation::Write, Some(scratch)),
@@ -290,7 +322,7 @@ impl Task {
 
     fn next_range(&mut self, buffers: &mut Buffers<'_>) -> Step {
         while self.index < self.ranges {
-            let range = unmap::range_at(buffers.data, self.index);
+            let range = unmap::range_at(buffers.first(), self.index);
             if range.blocks > 0 {
                 let (flags, part) = (IoFlags::NONE, None);
                 let unmap::Range { lba, blocks } = range;
@@ -301,10 +333,17 @@ impl Task {
         Step::Done(Verdict::GOOD)
     }
 
-    /// An I/O of all blocks and all data.
-    fn whole(&mut self, operation: Operation) -> Step {
-        let len_bytes = self.medium.data_bytes;
-        self.submit(operation, Some(Part::Data { offset_bytes: 0, len_bytes }))
+    /// Where the data of the piece begins.
+    fn offset_bytes(&self) -> u32 {
+        let done_blocks = u32::try_from(self.done_blocks).expect("a transfer has few blocks");
+        done_blocks * self.medium.block_bytes
+    }
+
+    /// An I/O of the piece's blocks and data.
+    fn piece(&mut self, operation: Operation) -> Step {
+        let len_bytes = self.piece_blocks * self.medium.block_bytes;
+        let part = Part::Data { offset_bytes: self.offset_bytes(), len_bytes };
+        self.submit(operation, Some(part))
     }
 
     fn submit(&mut self, operation: Operation, part: Option<Part>) -> Step {
@@ -320,9 +359,9 @@ impl Task {
     /// written in between.
     fn merge(&mut self, buffers: &mut Buffers<'_>) -> Step {
         let len = (self.piece_blocks * self.medium.block_bytes) as usize;
-        let from = usize::try_from(self.done_blocks).unwrap_or(usize::MAX)
-            * self.medium.block_bytes as usize;
-        let operand = &buffers.data[from..from + len];
+        let from = self.offset_bytes();
+        let within = (from % PIECE_BYTES) as usize;
+        let operand = &buffers.data[(from / PIECE_BYTES) as usize][within..within + len];
         let (read, merged) = buffers.scratch.split_at_mut(len);
         for ((merged, read), operand) in merged.iter_mut().zip(read).zip(operand) {
             *merged = *read | operand;
@@ -334,7 +373,8 @@ impl Task {
 
     /// COMPARE AND WRITE: says which byte differs, if it still does.
     fn difference(&mut self, buffers: &mut Buffers<'_>) -> Step {
-        let expected = &buffers.data[..buffers.data.len() / 2];
+        let data = buffers.first();
+        let expected = &data[..data.len() / 2];
         let mut pairs = expected.iter().zip(buffers.scratch.iter());
         let sense = Sense::new(SenseKey::Miscompare, SenseCode::MISCOMPARE);
         let sense = match pairs.position(|(one, other)| one != other) {
@@ -345,12 +385,13 @@ impl Task {
     }
 
     fn is_zeroes(&self, buffers: &Buffers<'_>) -> bool {
-        buffers.data.iter().all(|byte| *byte == 0)
+        buffers.first().iter().all(|byte| *byte == 0)
     }
 
     /// Fills the second buffer with the one block of the data.
     fn repeat_block(&self, buffers: &mut Buffers<'_>) {
-        let block = buffers.data.get(..self.medium.block_bytes as usize).unwrap_or(&[]);
+        let block = self.medium.block_bytes as usize;
+        let block = buffers.data.first().and_then(|data| data.get(..block)).unwrap_or(&[]);
         if block.is_empty() {
             return;
         }

@@ -15,7 +15,7 @@ use crate::reservation::{Registrant, RegistrantId};
 use crate::{BlockDevice, Geometry, Malloc, stack};
 
 const BLOCK: usize = 512;
-const BLOCKS: u64 = 1000;
+const BLOCKS: u64 = 3000;
 
 struct World {
     cx: Cx,
@@ -66,27 +66,33 @@ impl World {
 
     fn work(&mut self, medium: Medium, data: &[u8]) -> (Verdict, Vec<u8>) {
         assert_eq!(medium.data_out_bytes() as usize, data.len());
-        let mut buffer = self.cx.dma.take(128 << 10).unwrap();
+        let mut pieces: Vec<DmaBuffer> = Vec::new();
+        for _ in 0..PIECES_MAX {
+            pieces.push(self.cx.dma.take(PIECE_BYTES).unwrap());
+        }
         let mut scratch = self.cx.dma.take(SCRATCH_BYTES).unwrap();
-        buffer.bytes_mut()[..data.len()].copy_from_slice(data);
-        let len = data.len() as u32;
-        let mut buffers = Buffers { data: buffer.bytes(len), scratch: scratch.bytes_mut() };
+        for (piece, data) in pieces.iter_mut().zip(data.chunks(PIECE_BYTES as usize)) {
+            piece.bytes_mut()[..data.len()].copy_from_slice(data);
+        }
+        let data: Vec<&[u8]> = data.chunks(PIECE_BYTES as usize).collect();
+        let mut buffers = Buffers { data: &data, scratch: scratch.bytes_mut() };
         let (mut task, mut step) = Task::begin(medium, &mut buffers);
         let verdict = loop {
             let Step::Submit { operation, flags, lba, blocks, part } = step else { break step };
-            let memory = memory(part, &buffer, &scratch);
+            let memory = memory(part, &pieces, &scratch);
             let io = Io { flags, ..Io::with_memory(operation, lba, blocks, memory, Token(1)) };
             self.queue_pair.submit(&mut self.cx, io).unwrap();
             self.queue_pair.flush(&mut self.cx);
             let mut completions = Completions::new();
             while self.queue_pair.poll(&mut self.cx, &mut completions) == 0 {}
             let status = completions.as_slice()[0].status;
-            let mut buffers = Buffers { data: buffer.bytes(len), scratch: scratch.bytes_mut() };
+            let mut buffers = Buffers { data: &data, scratch: scratch.bytes_mut() };
             step = task.completed(status, &mut buffers);
         };
         let Step::Done(verdict) = verdict else { unreachable!("the loop ends with a verdict") };
-        let read = buffer.bytes(verdict.data_bytes).to_vec();
-        self.cx.dma.give(buffer);
+        let bytes = pieces.iter().flat_map(|piece| piece.bytes(PIECE_BYTES));
+        let read = bytes.take(verdict.data_bytes as usize).copied().collect();
+        pieces.into_iter().for_each(|piece| self.cx.dma.give(piece));
         self.cx.dma.give(scratch);
         (verdict, read)
     }
@@ -111,11 +117,12 @@ impl World {
     }
 }
 
-fn memory(part: Option<Part>, buffer: &DmaBuffer, scratch: &DmaBuffer) -> Memory {
+fn memory(part: Option<Part>, pieces: &[DmaBuffer], scratch: &DmaBuffer) -> Memory {
     match part {
         None => Memory::None,
         Some(Part::Data { offset_bytes, len_bytes }) => {
-            Memory::One(buffer.segment(offset_bytes + len_bytes).part(offset_bytes, len_bytes))
+            let whole = pieces[(offset_bytes / PIECE_BYTES) as usize].segment(PIECE_BYTES);
+            Memory::One(whole.part(offset_bytes % PIECE_BYTES, len_bytes))
         }
         Some(Part::Scratch { len_bytes }) => Memory::One(scratch.segment(len_bytes)),
     }
@@ -162,8 +169,8 @@ fn what_is_written_is_read_and_the_last_block_is_the_last() {
 fn the_longest_transfer_is_taken_and_one_block_more_is_refused() {
     let mut world = World::new();
     let mut nexus = world.nexus(1);
-    assert_eq!(world.good(&mut nexus, &sixteen(0x88, 0, 0, 256), &[]).len(), 128 << 10);
-    let sense = world.sense(&mut nexus, &sixteen(0x88, 0, 0, 257), &[]);
+    assert_eq!(world.good(&mut nexus, &sixteen(0x88, 0, 0, 2048), &[]).len(), 1 << 20);
+    let sense = world.sense(&mut nexus, &sixteen(0x88, 0, 0, 2049), &[]);
     assert_eq!(sense, Sense::invalid_cdb(10));
 }
 
@@ -183,6 +190,19 @@ fn compare_and_write_says_which_byte_differs_and_writes_nothing_then() {
 }
 
 #[test]
+fn what_is_longer_than_a_piece_is_written_verified_and_read_whole() {
+    let mut world = World::new();
+    let mut nexus = world.nexus(1);
+    let data: Vec<u8> = (0..700 * BLOCK).map(|at| (at / BLOCK % 251) as u8).collect();
+    world.good(&mut nexus, &sixteen(0x8a, 0, 1, 700), &data);
+    assert_eq!(world.good(&mut nexus, &sixteen(0x88, 0, 1, 700), &[]), data);
+    world.good(&mut nexus, &sixteen(0x8f, 2, 1, 700), &data);
+    world.good(&mut nexus, &sixteen(0x8e, 2, 3, 700), &data);
+    world.good(&mut nexus, &sixteen(0x8b, 0, 3, 700), &data);
+    assert_eq!(world.good(&mut nexus, &sixteen(0x88, 0, 3, 700), &[]), data);
+}
+
+#[test]
 fn orwrite_adds_bits() {
     let mut world = World::new();
     let mut nexus = world.nexus(1);
@@ -193,10 +213,12 @@ fn orwrite_adds_bits() {
 }
 
 #[test]
-fn write_same_repeats_a_block_and_zeroes_and_goes_to_the_end() {
+fn write_same_repeats_a_block_and_zeroes() {
     let mut world = World::new();
     let mut nexus = world.nexus(1);
-    world.good(&mut nexus, &sixteen(0x93, 0, 10, 0), &blocks_of(3, 1));
+    world.good(&mut nexus, &sixteen(0x93, 0, 10, BLOCKS as u32 - 10), &blocks_of(3, 1));
+    let none = world.sense(&mut nexus, &sixteen(0x93, 0, 10, 0), &blocks_of(3, 1));
+    assert_eq!(none, Sense::invalid_cdb(10));
     assert_eq!(
         world.read(&mut nexus, 9, 200)[..2 * BLOCK],
         [blocks_of(0, 1), blocks_of(3, 1)].concat()

@@ -10,12 +10,10 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use reactor::dma::pool::LARGEST_BUFFER_BYTES;
-
 use super::attention::Attentions;
 use super::command::{ByteCheck, Command, Extent, Form, ReserveInAction, Same};
 use super::identity::Identity;
-use super::inquiry::{self, ABSENT};
+use super::inquiry::{self, ABSENT, WRITE_SAME_BLOCKS_MAX};
 use super::mode::Modes;
 use super::opcode::{self, CDB_BYTES};
 use super::persistent;
@@ -23,7 +21,7 @@ use super::reply::Reply;
 use super::sense::{Sense, SenseCode, SenseFormat, SenseKey};
 use super::status::{ScsiStatus, Verdict};
 use super::supported;
-use super::task::{Kind, Medium, SCRATCH_BYTES};
+use super::task::{Kind, Medium, PIECE_BYTES, SCRATCH_BYTES, TRANSFER_BYTES_MAX};
 use super::unmap::LIST_BYTES_MAX;
 use crate::allocation::Pace;
 use crate::device::{BlockDevice, Geometry};
@@ -285,13 +283,13 @@ impl LogicalUnit {
 
     fn capabilities(&self, nexus: &Nexus) -> Capabilities {
         let block_bytes = nexus.geometry.block_bytes;
-        let transfer_blocks_max = LARGEST_BUFFER_BYTES / block_bytes;
+        let transfer_blocks_max = TRANSFER_BYTES_MAX / block_bytes;
         let compare_max = (SCRATCH_BYTES / block_bytes).min(COMPARE_BLOCKS_MAX);
         Capabilities {
             geometry: nexus.geometry,
             transfer_blocks_max,
             compare_and_write_blocks_max: compare_max.min(self.atomic_blocks),
-            atomic_blocks_max: transfer_blocks_max.min(self.atomic_blocks),
+            atomic_blocks_max: (PIECE_BYTES / block_bytes).min(self.atomic_blocks),
             volatile_cache: self.volatile_cache,
         }
     }
@@ -442,16 +440,15 @@ impl LogicalUnit {
         let limit = match command {
             Command::CompareAndWrite(_) => self.capabilities(nexus).compare_and_write_blocks_max,
             Command::WriteAtomic(_) => self.capabilities(nexus).atomic_blocks_max,
+            Command::WriteSame { .. } => WRITE_SAME_BLOCKS_MAX,
             _ => u32::MAX,
         };
-        if medium.blocks > u64::from(limit) || medium.data_bytes > LARGEST_BUFFER_BYTES {
+        if medium.blocks > u64::from(limit) || medium.data_bytes > TRANSFER_BYTES_MAX {
             return Err(Sense::invalid_cdb(length_byte(command)));
         }
         match medium.kind {
-            // Of no blocks: to the end.
             Kind::WriteSame(..) if medium.blocks == 0 => {
-                medium.blocks = device_blocks - medium.lba.0;
-                Ok(medium)
+                Err(Sense::invalid_cdb(length_byte(command)))
             }
             Kind::Unmap if medium.data_bytes > LIST_BYTES_MAX => Err(Sense::invalid_cdb(7)),
             Kind::Verify(ByteCheck::One) if medium.blocks == 0 => {
