@@ -55,6 +55,17 @@ impl Client {
         }
     }
 
+    /// Bytes that hosts have written to the one namespace of the target since it was started.
+    pub fn written_bytes(&self) -> Result<u64> {
+        let counters = self.run("counters list")?;
+        let written = counters["namespaces"][0]["written_bytes"].as_u64();
+        let unexpected = || Error::Unexpected {
+            command: String::from("counters list"),
+            value: counters.to_string(),
+        };
+        written.ok_or_else(unexpected)
+    }
+
     fn command(&self, words: &str) -> Command {
         let mut command = Command::new(target::sibling(PROGRAM));
         command.args(["--server", &format!("unix:{}", self.socket.display()), "-o", "json"]);
