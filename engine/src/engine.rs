@@ -233,8 +233,8 @@ impl Engine {
     }
 
     /// Ends the target: volumes with labels are closed within `grace`, or are left as after a
-    /// crash; commands that wait are given up, no new work is taken, what is in flight is answered within
-    /// `grace` or cut off, all threads are joined.
+    /// crash; commands that wait are given up, no new work is taken, what is in flight is answered
+    /// within `grace` or cut off, all threads are joined.
     ///
     /// # Errors
     ///
