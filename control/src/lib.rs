@@ -8,6 +8,7 @@
 pub mod client;
 pub mod config_file;
 pub mod demo;
+pub mod drive_events;
 pub mod failure;
 pub mod grpc;
 pub mod identity;

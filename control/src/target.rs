@@ -12,6 +12,7 @@ use reactor::dma::PageKind;
 use reactor::dma::region::HUGE_PAGE_BYTES;
 
 use crate::config_file::{ConfigFile, ConfigFileError, Place, Summary};
+use crate::drive_events;
 use crate::failure;
 use crate::grpc::{Doors, DoorsError, Executor, GrpcOptions, Server, ServerError};
 use crate::live::{self, Sample};
@@ -69,6 +70,7 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
     }
     let doors = plan.grpc.as_ref().map(Doors::open).transpose()?;
     let config = &plan.config;
+    drive_events::listen();
     let engine = Arc::new(Engine::start(config).map_err(|error| plan.place(error))?);
     let server = doors.map(|doors| serve(doors, &engine)).transpose()?;
     if let Some(note) = page_note(config, &engine.pages().collect::<Vec<_>>()) {

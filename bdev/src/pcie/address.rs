@@ -37,6 +37,10 @@ pub fn check(root: &Path, address: &str) -> Result<PathBuf, PcieError> {
     if class != CLASS_NVME {
         return Err(PcieError::NotNvme { address, class: class.to_owned() });
     }
+    // First, since vfio-pci does not take a drive that has no group.
+    let Ok(link) = fs::read_link(device.join("iommu_group")) else {
+        return Err(PcieError::NoIommu { address });
+    };
     match driver(&device) {
         Some(driver) if driver == VFIO => {}
         bound => {
@@ -44,9 +48,6 @@ pub fn check(root: &Path, address: &str) -> Result<PathBuf, PcieError> {
             return Err(PcieError::Bound { address, driver });
         }
     }
-    let Ok(link) = fs::read_link(device.join("iommu_group")) else {
-        return Err(PcieError::NoIommu { address });
-    };
     let group = link.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let others = others(&device.join("iommu_group/devices"), &address);
     if !others.is_empty() {
@@ -129,7 +130,7 @@ mod tests {
         sysfs.device("0000:02:00.0", "0x020000", VFIO, Some(1));
         sysfs.device("0000:03:00.0", CLASS_NVME, "nvme", Some(2));
         sysfs.device("0000:04:00.0", CLASS_NVME, "", Some(3));
-        sysfs.device("0000:05:00.0", CLASS_NVME, VFIO, None);
+        sysfs.device("0000:05:00.0", CLASS_NVME, "nvme", None);
         sysfs.device("0000:06:00.0", CLASS_NVME, VFIO, Some(4));
         sysfs.device("0000:06:00.1", "0x020000", "e1000e", Some(4));
         assert!(sysfs.refusal("0000:01:00.0").contains("lspci"));

@@ -27,7 +27,8 @@ pub fn open(uri: &PcieUri) -> Result<PcieDevice, PcieError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let queues = u16::try_from(cores).unwrap_or(QUEUES_MAX).clamp(1, QUEUES_MAX);
     let controller = attach(uri.address, Options { queues, ..Options::default() })?;
-    PcieDevice::new(uri.name(), controller, uri.namespace)
+    let device = PcieDevice::new(uri.name(), controller, uri.namespace)?;
+    Ok(device.with_recovery(uri.recovery))
 }
 
 fn attach(address: PciAddress, options: Options) -> Result<Arc<Controller>, PcieError> {

@@ -17,7 +17,7 @@ use reactor::dma::Region;
 use super::admin::AdminQueue;
 use super::bring_up;
 use super::error::PcieError;
-use super::event::ControllerEvent;
+use super::event::{ControllerEvent, EventCounts};
 use super::identity::{ControllerIdentity, Namespace, ShadowDoorbells};
 use super::layout;
 use super::memory::QueueMemory;
@@ -164,7 +164,12 @@ impl Controller {
         self.attached.shadow
     }
 
-    /// The oldest event that was not taken yet. Any thread.
+    /// How many events there were, of each kind. Any thread.
+    pub fn event_counts(&self) -> EventCounts {
+        self.shared.events.counts()
+    }
+
+    /// The oldest event that was not taken yet, where no [`super::Listener`] has it. Any thread.
     pub fn take_event(&self) -> Option<ControllerEvent> {
         self.shared.events.take()
     }

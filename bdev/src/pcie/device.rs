@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::controller::Controller;
 use super::error::PcieError;
+use super::event::EventCounts;
 use super::identity::Namespace;
-use super::queue_pair::PcieQueuePair;
+use super::options::Recovery;
+use super::queue_pair::{PcieQueuePair, Use};
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::queue_pair::QueuePair;
 
@@ -21,6 +23,7 @@ pub struct PcieDevice {
     name: String,
     controller: Arc<Controller>,
     namespace: Namespace,
+    recovery: Recovery,
 }
 
 impl PcieDevice {
@@ -35,7 +38,13 @@ impl PcieDevice {
         namespace: u32,
     ) -> Result<PcieDevice, PcieError> {
         let namespace = controller.namespace(namespace)?;
-        Ok(PcieDevice { name, controller, namespace })
+        let recovery = controller.shared().options.recovery;
+        Ok(PcieDevice { name, controller, namespace, recovery })
+    }
+
+    /// The same, whose I/O in flight is treated like this when the controller is reset.
+    pub fn with_recovery(self, recovery: Recovery) -> PcieDevice {
+        PcieDevice { recovery, ..self }
     }
 
     /// Its controller.
@@ -63,8 +72,8 @@ impl PcieDevice {
             let text = format!("all {count} I/O queues of the controller are in use");
             return Err(refuse(std::io::Error::new(std::io::ErrorKind::ResourceBusy, text)));
         };
-        let namespace = self.namespace;
-        Ok(PcieQueuePair::new(cx, self.controller.clone(), port, namespace, depth.max(1)))
+        let use_of = Use { namespace: self.namespace, recovery: self.recovery };
+        Ok(PcieQueuePair::new(cx, self.controller.clone(), port, use_of, depth.max(1)))
     }
 }
 
@@ -75,7 +84,15 @@ impl BlockDevice for PcieDevice {
 
     fn about(&self) -> Option<String> {
         let identity = self.controller.identity();
-        Some(format!("NVMe over VFIO, {} {}", identity.model, identity.serial))
+        let mut about = format!("NVMe over VFIO, {} {}", identity.model, identity.serial);
+        if self.controller.is_dead() {
+            about += "; gone: remove the device and add it again";
+        }
+        let events = self.controller.event_counts();
+        if events != EventCounts::default() {
+            about += &format!("; {events}");
+        }
+        Some(about)
     }
 
     fn geometry(&self) -> Geometry {

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use crate::io::{Io, IoFlags, Operation};
 use crate::nvme::command::{SUBMISSION_ENTRY_BYTES, SubmissionEntry};
-use crate::nvme::nvm_command::{BLOCKS_MAX, TransferFlags};
+use crate::nvme::nvm_command::{BLOCKS_MAX, TransferFlags, dataset_attribute};
 use crate::nvme::opcode::NvmOpcode;
 
 /// A submission entry as it is stored.
@@ -17,7 +17,10 @@ pub type Words = [u64; SUBMISSION_ENTRY_BYTES / 8];
 pub enum Unmapping {
     /// By zeroing, with leave to give the space back, which then reads as zeroes.
     Deallocating,
-    /// By zeroing alone: the namespace does not say that deallocated blocks read as zeroes.
+    /// By Dataset Management: it may give the space back, and what the blocks read as then is
+    /// anybody's guess ([`crate::Limits::unmap_zeroes`] is false).
+    Hinting,
+    /// By zeroing alone: the namespace can do nothing else.
     Zeroing,
 }
 
@@ -73,6 +76,18 @@ pub fn plain(io: &Io, command_id: u16, namespace_word: u64, pages: [u64; 2]) -> 
     [head, 0, 0, pages[0], pages[1], io.lba.0, tail, 0].map(u64::to_le)
 }
 
+/// A range of Dataset Management as it is stored: NVM Command Set 1.0 figure 40.
+pub fn range(io: &Io) -> [u64; 2] {
+    [u64::from(io.blocks) << 32, io.lba.0].map(u64::to_le)
+}
+
+/// The entry that deallocates the one range at the device's address `range`.
+pub fn deallocation(command_id: u16, namespace: u32, range: u64) -> Words {
+    let opcode = NvmOpcode::DatasetManagement.value();
+    let head = u64::from(opcode) | u64::from(command_id) << 16 | u64::from(namespace) << 32;
+    [head, 0, 0, range, 0, u64::from(dataset_attribute::DEALLOCATE) << 32, 0, 0].map(u64::to_le)
+}
+
 /// Any entry as it is stored.
 pub fn entry(entry: SubmissionEntry) -> Words {
     let mut words: Words = [0; SUBMISSION_ENTRY_BYTES / 8];
@@ -84,9 +99,11 @@ pub fn entry(entry: SubmissionEntry) -> Words {
 mod tests {
     use proptest::prelude::*;
 
+    use zerocopy::FromBytes;
+
     use super::*;
     use crate::io::{Lba, Memory, Token};
-    use crate::nvme::nvm_command::BlockRange;
+    use crate::nvme::nvm_command::{BlockRange, DatasetRange};
 
     proptest! {
         #[test]
@@ -120,6 +137,13 @@ mod tests {
                     prop_assert_eq!(built, plain(&io, id, u64::from(namespace) << 32, pages));
                 }
             }
+            let io = Io::with_memory(Operation::Unmap, Lba(lba), blocks, Memory::None, Token(0));
+            let attributes = dataset_attribute::DEALLOCATE;
+            let hint = SubmissionEntry::dataset_management(id, namespace, 1, attributes);
+            let built = deallocation(id, namespace, pages[0]);
+            prop_assert_eq!(built, entry(hint.with_prp([pages[0], 0])));
+            let stored = DatasetRange::read_from_bytes(range(&io).as_bytes()).unwrap();
+            prop_assert_eq!((stored.starting_lba.get(), stored.blocks.get()), (lba, blocks));
             let flush = Io::flush(Token(0));
             let built = words(&flush, id, namespace, Unmapping::Zeroing, [0; 2]);
             prop_assert_eq!(built, entry(SubmissionEntry::flush(id, namespace)));

@@ -24,7 +24,8 @@ pub enum PcieError {
     },
     /// The kernel uses it.
     #[error(
-        "PCI device {address} is bound to {driver}: unmount what is on it and bind it to vfio-pci"
+        "PCI device {address} is bound to {driver}: unmount what is on it and bind it to vfio-pci \
+         with `mayastor setup --bind {address}`"
     )]
     Bound {
         /// What was asked for.

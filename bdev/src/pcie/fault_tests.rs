@@ -10,8 +10,10 @@ use super::queue_pair::{GONE, RESET};
 use super::software::{Config, Fault, SoftwareController};
 use super::stepped::Stepped;
 use super::*;
+use crate::device::BlockDevice;
 use crate::io::{Completion, Completions, Io, Lba, Token};
-use crate::nvme::log_page::critical_warning;
+use crate::nvme::async_event::AsyncEvent;
+use crate::nvme::log_page::{AnaState, critical_warning};
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
 
@@ -252,6 +254,79 @@ fn a_health_warning_is_an_event_and_so_is_the_next_one() {
         };
         assert_eq!(*told, warnings);
     }
+}
+
+#[test]
+fn a_warning_that_was_there_before_is_told_at_once() {
+    let (mut cx, _) = test_context();
+    let software = SoftwareController::new(Config::default());
+    software.warn(critical_warning::READ_ONLY);
+    software.forget_events();
+    let stepped = Stepped::over(&mut cx, software, OPTIONS(), 8);
+    let event = stepped.controller.take_event().unwrap();
+    assert!(matches!(event, ControllerEvent::Health { warnings, .. }
+        if warnings == critical_warning::READ_ONLY));
+    let device = PcieDevice::new("a".into(), stepped.controller.clone(), 1).unwrap();
+    assert!(device.about().unwrap().ends_with("; events: 1 of its health"));
+}
+
+#[test]
+fn groups_that_are_reached_otherwise_are_told_and_their_io_fails_as_it_is() {
+    let (mut cx, hand) = test_context();
+    let access = vec![(1, AnaState::Optimized), (2, AnaState::NonOptimized)];
+    let config = Config { access, ..Config::default() };
+    let stepped = Stepped::open(&mut cx, config, OPTIONS(), 64);
+    let mut bench = Bench { cx, hand, stepped };
+    let state = AnaState::NonOptimized;
+    assert_eq!(bench.events(), [ControllerEvent::Access { group: 2, state }]);
+    let state = AnaState::Inaccessible;
+    bench.stepped.software.set_access(1, state);
+    bench.wait(Duration::from_millis(10));
+    let events = bench.events();
+    assert_eq!(events, [ControllerEvent::Access { group: 1, state }]);
+    assert_eq!(events[0].to_string(), "ANA group 1 is not reached at present");
+    bench.inject(Fault::Status(Status::ANA_INACCESSIBLE));
+    bench.read(1);
+    assert_eq!(bench.drain(), [ended(1, Status::ANA_INACCESSIBLE)]);
+    bench.works();
+}
+
+#[test]
+fn an_event_of_any_kind_is_told_and_counted_and_makes_room_for_the_next() {
+    let mut bench = Bench::new(OPTIONS());
+    let all =
+        [AsyncEvent::Error(3), AsyncEvent::ReservationNotification, AsyncEvent::NamespaceChanged];
+    for event in all {
+        bench.stepped.software.tell(event);
+        bench.wait(Duration::from_millis(10));
+        assert_eq!(bench.events(), [ControllerEvent::Told(event)]);
+    }
+    assert_eq!(bench.stepped.controller.event_counts().told, 3);
+}
+
+#[test]
+fn devices_of_one_controller_may_differ_in_what_becomes_of_io_at_a_reset() {
+    let mut bench = Bench::new(OPTIONS());
+    let device = PcieDevice::new("fails".into(), bench.stepped.controller.clone(), 1).unwrap();
+    let mut fails = device.with_recovery(Recovery::Fail).open(&mut bench.cx, 8).unwrap();
+    let buffer = bench.cx.dma.take(4096).unwrap();
+    fails.submit(&mut bench.cx, Io::read(Lba(0), 8, buffer.segment(4096), Token(2))).unwrap();
+    fails.flush(&mut bench.cx);
+    bench.inject(Fault::StuckForGood);
+    bench.read(1);
+    bench.stepped.controller.reset();
+    let mut completions = Completions::new();
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        bench.stepped.pass(&mut bench.cx, &mut completions);
+        fails.poll(&mut bench.cx, &mut completions);
+        all.extend(completions.drain());
+    }
+    all.sort_by_key(|completion| completion.token);
+    assert_eq!(all, [ended(1, Status::SUCCESS), ended(2, RESET)]);
+    drop(fails);
+    bench.cx.dma.give(buffer);
+    bench.works();
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub struct ControllerIdentity {
     pub event_requests: u8,
     /// Optional events (OAES).
     pub events: u32,
+    /// It tells how it reaches groups of namespaces (ANA).
+    pub reports_access: bool,
     /// Namespace identifiers go up to this.
     pub namespace_count: u32,
     /// Time that an orderly shutdown may take, in microseconds (RTD3E); 0 when not said.
@@ -107,6 +109,7 @@ impl ControllerIdentity {
             atomic_blocks: u32::from(data.atomic_write_power_fail.get()) + 1,
             event_requests: data.async_event_limit.saturating_add(1),
             events: data.async_events.get(),
+            reports_access: data.multi_path & controller_field::ANA_REPORTING != 0,
             namespace_count: data.namespace_count.get(),
             shutdown_us: data.entry_latency_us.get(),
         })
@@ -159,12 +162,16 @@ impl Namespace {
         legality::check_geometry(geometry).map_err(|_| refuse("its size cannot be"))?;
         let reads_zero = data.deallocate & 0b111 == namespace_field::DEALLOCATED_READS_ZERO;
         let may_deallocate = data.deallocate & namespace_field::WRITE_ZEROES_DEALLOCATES != 0;
-        let unmapping = match reads_zero && may_deallocate {
-            true => Unmapping::Deallocating,
-            false => Unmapping::Zeroing,
+        let has = |command: u16| controller.nvm_commands & command != 0;
+        let unmapping = if reads_zero && may_deallocate && has(controller_field::WRITE_ZEROES) {
+            Unmapping::Deallocating
+        } else if has(controller_field::DATASET_MANAGEMENT) {
+            Unmapping::Hinting
+        } else {
+            Unmapping::Zeroing
         };
         let uuid = descriptors.and_then(identity).or_else(|| nguid(data));
-        let limits = limits(controller, data, geometry.block_bytes);
+        let limits = limits(controller, data, geometry.block_bytes, unmapping);
         Ok(Namespace { id, geometry, unmapping, uuid, limits })
     }
 
@@ -186,7 +193,12 @@ fn identity(descriptors: &[u8; IDENTIFY_BYTES]) -> Option<Uuid> {
     })
 }
 
-fn limits(controller: &ControllerIdentity, data: &IdentifyNamespace, block_bytes: u32) -> Limits {
+fn limits(
+    controller: &ControllerIdentity,
+    data: &IdentifyNamespace,
+    block_bytes: u32,
+    unmapping: Unmapping,
+) -> Limits {
     let io_blocks_max = (controller.transfer_bytes_max / block_bytes).min(BLOCKS_MAX);
     let zeroing = controller.zeroing_bytes_max.map(|bytes| bytes / u64::from(block_bytes));
     let zeroing = zeroing.and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(BLOCKS_MAX);
@@ -194,6 +206,9 @@ fn limits(controller: &ControllerIdentity, data: &IdentifyNamespace, block_bytes
     let mut operations = OperationSet::BASIC;
     if has(controller_field::WRITE_ZEROES) {
         operations = operations.with(Operation::WriteZeroes).with(Operation::Unmap);
+    }
+    if unmapping == Unmapping::Hinting {
+        operations = operations.with(Operation::Unmap);
     }
     if has(controller_field::COMPARE) {
         operations = operations.with(Operation::Compare);
@@ -213,8 +228,7 @@ fn limits(controller: &ControllerIdentity, data: &IdentifyNamespace, block_bytes
         atomic_blocks: if bounded { 1 } else { atomic_blocks.min(io_blocks_max) },
         operations,
         volatile_cache: controller.volatile_cache,
-        // Unmapping is zeroing here, whatever the namespace does with the space.
-        unmap_zeroes: true,
+        unmap_zeroes: unmapping != Unmapping::Hinting,
         read_only: data.attributes & namespace_field::WRITE_PROTECTED != 0,
     }
 }

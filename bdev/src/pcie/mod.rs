@@ -36,6 +36,7 @@
 
 mod address;
 pub mod admin;
+mod ana;
 mod attached;
 pub mod bar;
 pub mod bring_up;
@@ -83,5 +84,5 @@ pub use attached::{open, share};
 pub use controller::Controller;
 pub use device::PcieDevice;
 pub use error::PcieError;
-pub use event::{ControllerEvent, ResetReason};
+pub use event::{ControllerEvent, EventCounts, Listener, ResetReason, listen};
 pub use options::{Options, Recovery};

@@ -38,7 +38,7 @@ pub const EVENT_REQUESTS_MAX: u8 = 4;
 pub const EVENTS_MAX: usize = 64;
 
 /// What becomes of I/O in flight when its controller is reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Recovery {
     /// It is sent again, at most [`RETRIES_MAX`] times.
     Retry,
@@ -62,7 +62,7 @@ pub struct Options {
     pub halt_timeout: Duration,
     /// How often the supervisor looks whether the controller is still there and well.
     pub health_interval: Duration,
-    /// What becomes of I/O in flight at a reset.
+    /// What becomes of I/O in flight at a reset, where a device does not say it of its own.
     pub recovery: Recovery,
 }
 

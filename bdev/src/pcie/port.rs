@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::event::Events;
+use super::event::{ControllerEvent, Events};
 use super::memory::QueueMemory;
 use super::options::Options;
 use super::platform::Platform;
@@ -377,6 +377,11 @@ impl Shared {
     pub fn take_reset_request(&self) -> bool {
         // Relaxed: see `request_reset`; exchanged, so that one asked for meanwhile is not lost.
         self.reset.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Tells of something that happened. For the supervisor.
+    pub fn add_event(&self, event: ControllerEvent) {
+        self.events.add(&self.name, event);
     }
 
     /// Fires when the supervisor was called.

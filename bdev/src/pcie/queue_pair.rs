@@ -20,7 +20,7 @@ use reactor::{Cx, Nanos, Wake};
 
 use super::commands::{Command, Commands, Lateness, NO_BOUNCE, Want};
 use super::controller::Controller;
-use super::encode;
+use super::encode::{self, Unmapping};
 use super::identity::Namespace;
 use super::layout;
 use super::options::{RETRIES_MAX, Recovery, TRANSFER_BYTES_MAX};
@@ -79,6 +79,14 @@ pub struct Counters {
     pub violations: u64,
 }
 
+/// What a queue pair is of, and how it is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use {
+    pub(super) namespace: Namespace,
+    /// What becomes of I/O in flight at a reset.
+    pub(super) recovery: Recovery,
+}
+
 /// The most blocks of I/Os that are looked at no further.
 #[derive(Clone, Copy, Debug)]
 struct ShortMax {
@@ -95,6 +103,7 @@ pub struct PcieQueuePair {
     ended: VecDeque<Completion>,
     table: Table,
     namespace: Namespace,
+    recovery: Recovery,
     limits: Limits,
     /// The number of the namespace in the upper half, as an entry has it.
     namespace_word: u64,
@@ -124,9 +133,10 @@ impl PcieQueuePair {
         cx: &mut Cx,
         controller: Arc<Controller>,
         port: usize,
-        namespace: Namespace,
+        use_of: Use,
         depth: u32,
     ) -> PcieQueuePair {
+        let Use { namespace, recovery } = use_of;
         let shared = controller.shared().clone();
         let state = shared.state_after_take();
         let owned = &shared.ports[port];
@@ -154,6 +164,7 @@ impl PcieQueuePair {
             limits,
             namespace_word: u64::from(namespace.id) << 32,
             namespace,
+            recovery,
             short_blocks_max: ShortMax { read, write },
             depth,
             inflight: 0,
@@ -232,6 +243,10 @@ impl PcieQueuePair {
         let Some(slot) = self.commands.next_slot() else { return false };
         let mut bounce = NO_BOUNCE;
         let mut pages = [0; 2];
+        let hints = self.namespace.unmapping == Unmapping::Hinting;
+        if io.operation == Operation::Unmap && hints {
+            return self.place_hint(now, io, slot, retries);
+        }
         if !matches!(io.memory, Memory::None) {
             let view = self.shared.ports[self.port].place.view;
             let list = prp::List { view, offset_bytes: layout::list(slot) };
@@ -249,6 +264,16 @@ impl PcieQueuePair {
         let namespace = &self.namespace;
         let words = encode::words(io, command_id, namespace.id, namespace.unmapping, pages);
         self.ring.push(words);
+        true
+    }
+
+    /// Writes the entry of an unmap by Dataset Management; its range is where a list would be.
+    fn place_hint(&mut self, now: Nanos, io: &Io, slot: u8, retries: u8) -> bool {
+        let view = self.shared.ports[self.port].place.view;
+        view.store(layout::list(slot), encode::range(io));
+        let command_id = self.begin(now, io, NO_BOUNCE, retries);
+        let range = view.address(layout::list(slot));
+        self.ring.push(encode::deallocation(command_id, self.namespace.id, range));
         true
     }
 
@@ -379,7 +404,7 @@ impl PcieQueuePair {
     fn start_over(&mut self) {
         self.ring.restart();
         self.distrusted = false;
-        let retry = self.shared.options.recovery == Recovery::Retry;
+        let retry = self.recovery == Recovery::Retry;
         let PcieQueuePair { commands, ended, line, free_bounces, counters, .. } = self;
         commands.recall(|command| {
             free_bounces.extend((command.bounce != NO_BOUNCE).then_some(command.bounce));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use reactor::Nanos;
 
 use super::admin::{AdminQueue, check_alive};
+use super::ana::{self, Groups};
 use super::bar::Bar;
 use super::bring_up::{self, Interrupts};
 use super::error::PcieError;
@@ -35,7 +36,8 @@ use crate::nvme::register::Capabilities;
 /// Health warnings that a controller is asked to tell of at once.
 const HEALTH_EVENTS: u32 = 0x1f;
 /// Events beside health that are worth a request.
-const NOTICE_EVENTS: u32 = feature::event::NAMESPACE | feature::event::FIRMWARE;
+const NOTICE_EVENTS: u32 =
+    feature::event::NAMESPACE | feature::event::FIRMWARE | feature::event::ANA;
 
 /// Where a controller is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,7 @@ pub struct Supervisor {
     /// Completions at the last look.
     seen: u64,
     events: EventNews,
+    groups: Groups,
 }
 
 /// How the supervisor comes to know of the drive's events.
@@ -99,6 +102,7 @@ impl Supervisor {
             completed: 0,
             seen: 0,
             events: EventNews::Look,
+            groups: Groups::default(),
         };
         supervisor.start_events();
         supervisor
@@ -174,7 +178,7 @@ impl Supervisor {
             return Ok(());
         }
         if self.shared.platform.is_wanted_back() {
-            self.shared.events.add(ControllerEvent::WantedBack);
+            self.shared.add_event(ControllerEvent::WantedBack);
             self.part();
             return Ok(());
         }
@@ -199,7 +203,7 @@ impl Supervisor {
     fn react(&mut self, error: &PcieError) {
         match error {
             PcieError::Gone => {
-                self.shared.events.add(ControllerEvent::Removed);
+                self.shared.add_event(ControllerEvent::Removed);
                 self.let_go();
             }
             PcieError::Fatal => self.halt(ResetReason::FatalStatus),
@@ -210,32 +214,42 @@ impl Supervisor {
 
     /// An event came: the log page is read, which also lets the next one of its kind come.
     fn told(&mut self, event: AsyncEvent) -> Result<(), PcieError> {
-        if event.log_page() == log_page::SMART {
-            let log = self.read_log::<SmartLog>(log_page::SMART)?;
-            if let Some(log) = log {
-                self.shared.events.add(ControllerEvent::Health {
-                    warnings: log.critical_warning,
-                    temperature_kelvin: log.temperature_kelvin.get(),
-                    spare_percent: log.spare_percent,
-                    used_percent: log.used_percent,
-                });
-                return Ok(());
+        match event.log_page() {
+            log_page::SMART => {
+                if let Some(log) = self.read_log::<SmartLog>(log_page::SMART, 0)? {
+                    self.shared.add_event(health(&log));
+                    return Ok(());
+                }
             }
-        } else if matches!(event.log_page(), log_page::ERROR | log_page::CHANGED_NAMESPACES) {
-            self.read_log::<[u8; 64]>(event.log_page())?;
+            log_page::ANA => return self.tell_access(),
+            // No page belongs to it.
+            0 => {}
+            page => {
+                self.read_log::<[u8; 64]>(page, 0)?;
+            }
         }
-        self.shared.events.add(ControllerEvent::Told(event));
+        self.shared.add_event(ControllerEvent::Told(event));
+        Ok(())
+    }
+
+    /// Tells of every group of namespaces that is reached otherwise than before.
+    fn tell_access(&mut self) -> Result<(), PcieError> {
+        let log =
+            self.read_log::<[u8; ana::LOG_BYTES]>(log_page::ANA, log_page::ANA_GROUPS_ONLY)?;
+        for (group, state) in log.map(|log| self.groups.take(&log)).unwrap_or_default() {
+            self.shared.add_event(ControllerEvent::Access { group, state });
+        }
         Ok(())
     }
 
     /// Reads the beginning of a log page; nothing when the controller refuses.
-    fn read_log<T>(&mut self, page: u8) -> Result<Option<Box<T>>, PcieError>
+    fn read_log<T>(&mut self, page: u8, specific: u8) -> Result<Option<Box<T>>, PcieError>
     where
         T: zerocopy::FromZeros + zerocopy::FromBytes + zerocopy::IntoBytes,
     {
         let page = GetLogPage {
             log_page: page,
-            specific: 0,
+            specific,
             retain_event: false,
             bytes: size_of::<T>() as u64,
             offset: 0,
@@ -256,6 +270,16 @@ impl Supervisor {
         let platform = self.shared.platform.clone();
         let _ = self.admin.execute(&*platform, AdminOpcode::SetFeatures, entry);
         self.request_events();
+        // It tells of what begins; what there was before is asked for. A controller that does not
+        // answer is met at the next look.
+        if let Ok(Some(log)) = self.read_log::<SmartLog>(log_page::SMART, 0)
+            && log.critical_warning != 0
+        {
+            self.shared.add_event(health(&log));
+        }
+        if self.attached.identity.reports_access {
+            let _ = self.tell_access();
+        }
     }
 
     fn request_events(&mut self) {
@@ -290,7 +314,7 @@ impl Supervisor {
         match self.admin.execute(&*platform, AdminOpcode::Abort, entry) {
             // Whether it was aborted shows at its queue.
             Ok(_) | Err(PcieError::Admin { .. }) => {
-                self.shared.events.add(ControllerEvent::Aborted { queue_id });
+                self.shared.add_event(ControllerEvent::Aborted { queue_id });
                 Ok(())
             }
             Err(error) => Err(error),
@@ -330,7 +354,7 @@ impl Supervisor {
 
     /// Stops I/O on every core.
     fn halt(&mut self, reason: ResetReason) {
-        self.shared.events.add(ControllerEvent::Resetting(reason));
+        self.shared.add_event(ControllerEvent::Resetting(reason));
         let completed = self.completed_now();
         self.resets_in_row = match reason {
             // Somebody else's doing says nothing of the drive.
@@ -375,10 +399,10 @@ impl Supervisor {
                 self.mode = Mode::Running;
                 self.state = self.state.then(Phase::Live);
                 self.shared.set_state(self.state);
-                self.shared.events.add(ControllerEvent::Recovered);
+                self.shared.add_event(ControllerEvent::Recovered);
             }
             Err(PcieError::Gone) => {
-                self.shared.events.add(ControllerEvent::Removed);
+                self.shared.add_event(ControllerEvent::Removed);
                 self.let_go();
             }
             Err(_) => self.give_up(reason),
@@ -435,7 +459,7 @@ impl Supervisor {
     }
 
     fn give_up(&mut self, reason: ResetReason) {
-        self.shared.events.add(ControllerEvent::GivenUp(reason));
+        self.shared.add_event(ControllerEvent::GivenUp(reason));
         self.let_go();
     }
 
@@ -474,6 +498,16 @@ impl Supervisor {
             self.part();
         }
         self.admin.into_memory().unmap(&*platform);
+    }
+}
+
+/// What a health log tells.
+fn health(log: &SmartLog) -> ControllerEvent {
+    ControllerEvent::Health {
+        warnings: log.critical_warning,
+        temperature_kelvin: log.temperature_kelvin.get(),
+        spare_percent: log.spare_percent,
+        used_percent: log.used_percent,
     }
 }
 

@@ -10,7 +10,7 @@ use super::software::{Config, Feature, NamespaceConfig, Order, SoftwareControlle
 use super::stepped::Stepped;
 use super::*;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
-use crate::io::{Completion, Io, IoFlags, Lba, Token};
+use crate::io::{Completion, Io, IoFlags, Lba, Memory, Operation, Token};
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
 use crate::{laws, stack};
@@ -103,6 +103,14 @@ fn a_poor_drive_that_is_completed_by_emulation_and_splitting_keeps_the_laws() {
     laws::check(move |_| stack::complete(Lawful::device(config.clone())), law_options());
 }
 
+#[test]
+fn the_driver_keeps_the_laws_where_unmapping_is_a_hint_alone() {
+    let config = Config { zeroing_unmap: Feature::Absent, ..Config::default() };
+    let raw = config.clone();
+    laws::check(move |_| Lawful::device(raw.clone()), law_options());
+    laws::check(move |_| stack::complete(Lawful::device(config.clone())), law_options());
+}
+
 fn open(cx: &mut Cx, config: Config) -> Stepped {
     Stepped::open(cx, config, Options::default(), 64)
 }
@@ -182,4 +190,20 @@ fn one_doorbell_serves_all_that_a_pass_submits_and_all_that_a_poll_takes() {
     assert_eq!(stepped.drain(&mut cx, 10).len(), 32);
     assert_eq!(stepped.queue_pair().doorbell_writes(), 2);
     cx.dma.give(buffer);
+}
+
+#[test]
+fn an_unmap_gives_space_back_by_the_command_that_the_namespace_has_for_it() {
+    for (zeroing_unmap, zeroes) in [(Feature::Present, true), (Feature::Absent, false)] {
+        let (mut cx, _) = test_context();
+        let mut stepped = open(&mut cx, Config { zeroing_unmap, ..Config::default() });
+        assert_eq!(stepped.controller.namespaces()[0].limits().unmap_zeroes, zeroes);
+        verify(&mut stepped, &mut cx, 0x5a);
+        let io = Io::with_memory(Operation::Unmap, Lba(8), 8, Memory::None, Token(3));
+        stepped.submit(&mut cx, io).unwrap();
+        assert_eq!(stepped.drain(&mut cx, 10), [Completion::new(Token(3), Status::SUCCESS)]);
+        let hints = stepped.software.counts().hints;
+        assert_eq!(hints, u64::from(zeroing_unmap == Feature::Absent));
+        assert_eq!(stepped.software.violations(), [""; 0]);
+    }
 }

@@ -9,6 +9,7 @@ use super::{
     BLOCK_BYTES_DEFAULT, DeviceUri, HostPort, ISCSI_PORT_DEFAULT, NAMESPACE_DEFAULT,
     NVMF_DISCOVERY_PORT_DEFAULT, NVMF_PORT_DEFAULT, NvmfPlace, NvmfUri, PciAddress, Scheme, Size,
 };
+use crate::pcie::Recovery;
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,6 +63,9 @@ impl fmt::Display for DeviceUri {
                 write!(f, "/{}", uri.address)?;
                 if uri.namespace != NAMESPACE_DEFAULT {
                     query.add(f, "namespace", uri.namespace)?;
+                }
+                if uri.recovery == Recovery::Fail {
+                    query.add(f, "recovery", "fail")?;
                 }
             }
             DeviceUri::Iscsi(uri) => {

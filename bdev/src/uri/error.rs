@@ -103,6 +103,12 @@ pub enum UriError {
         /// What was given.
         namespace: String,
     },
+    /// A bad way to treat I/O in flight at a reset.
+    #[error("recovery {value:?} is neither \"retry\" nor \"fail\"")]
+    Recovery {
+        /// What was given.
+        value: String,
+    },
     /// A bad logical unit number.
     #[error("LUN {lun:?} is not a number from 0 to {LUN_MAX}")]
     Lun {

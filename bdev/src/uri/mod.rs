@@ -18,6 +18,7 @@ mod tests;
 use uuid::Uuid;
 
 use crate::device::Geometry;
+use crate::pcie::Recovery;
 
 pub use error::{NotBuilt, UriError};
 
@@ -243,6 +244,8 @@ pub struct PcieUri {
     pub address: PciAddress,
     /// `namespace`: which of its namespaces, from 1.
     pub namespace: u32,
+    /// `recovery`: what becomes of I/O in flight when the controller is reset.
+    pub recovery: Recovery,
 }
 
 impl PcieUri {

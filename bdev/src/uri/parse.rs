@@ -13,6 +13,7 @@ use super::{
     PcieUri, Scheme, Size, UriError,
 };
 use crate::legality::DEVICE_BYTES_MAX;
+use crate::pcie::Recovery;
 
 impl FromStr for DeviceUri {
     type Err = UriError;
@@ -55,7 +56,7 @@ impl FromStr for DeviceUri {
 fn allowed(scheme: Scheme) -> &'static [&'static str] {
     match scheme {
         Scheme::Path => &[],
-        Scheme::Pcie => &["namespace"],
+        Scheme::Pcie => &["namespace", "recovery"],
         Scheme::Aio | Scheme::Uring => &["blk_size", "uuid"],
         Scheme::Malloc | Scheme::Null => &["size_mb", "num_blocks", "blk_size", "uuid"],
         Scheme::Nvmf | Scheme::NvmfRdma => &[
@@ -147,6 +148,14 @@ impl<'a> Parameters<'a> {
                 .ok_or_else(|| UriError::Namespace { namespace: text.to_owned() })
         };
         self.get("namespace").map(parse).transpose()
+    }
+
+    fn recovery(&self) -> Result<Recovery, UriError> {
+        match self.get("recovery") {
+            None | Some("retry") => Ok(Recovery::Retry),
+            Some("fail") => Ok(Recovery::Fail),
+            Some(value) => Err(UriError::Recovery { value: value.to_owned() }),
+        }
     }
 
     fn host_nqn(&self) -> Result<Option<String>, UriError> {
@@ -269,7 +278,8 @@ fn iscsi(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<IscsiUri, Uri
 
 fn pcie(parts: &Parts<'_>, parameters: &Parameters<'_>) -> Result<PcieUri, UriError> {
     let namespace = parameters.namespace()?.unwrap_or(NAMESPACE_DEFAULT);
-    Ok(PcieUri { address: pci_address(&parts.name()?)?, namespace })
+    let recovery = parameters.recovery()?;
+    Ok(PcieUri { address: pci_address(&parts.name()?)?, namespace, recovery })
 }
 
 /// `DDDD:BB:DD.F`, all hexadecimal.

@@ -61,9 +61,11 @@ fn targets_have_host_port_and_name() {
     };
     assert_eq!((uri.port, uri.target.as_str(), uri.lun), (3260, "iqn.2019-05.io:a", 3));
     let address = PciAddress { domain: 0, bus: 0x3b, device: 0x1f, function: 7 };
-    let pcie = |namespace| DeviceUri::Pcie(PcieUri { address, namespace });
-    assert_eq!(parse("pcie:///0000:3b:1f.7"), pcie(1));
-    assert_eq!(parse("pcie:///0000:3b:1f.7?namespace=4294967294"), pcie(NAMESPACE_MAX));
+    let pcie = |namespace, recovery| DeviceUri::Pcie(PcieUri { address, namespace, recovery });
+    assert_eq!(parse("pcie:///0000:3b:1f.7"), pcie(1, Recovery::Retry));
+    assert_eq!(parse("pcie:///0000:3b:1f.7?recovery=retry"), pcie(1, Recovery::Retry));
+    let uri = "pcie:///0000:3b:1f.7?namespace=4294967294&recovery=fail";
+    assert_eq!(parse(uri), pcie(NAMESPACE_MAX, Recovery::Fail));
     for scheme in ["bdev", "loopback", "nexus", "lvol"] {
         assert_eq!(parse(&format!("{scheme}:///a/b")).scheme().to_string(), scheme);
     }
@@ -123,6 +125,10 @@ fn each_mistake_has_its_own_error() {
     for namespace in ["", "0", "x", "4294967295"] {
         let uri = format!("pcie:///0000:00:00.0?namespace={namespace}");
         assert!(matches!(mistake(&uri), UriError::Namespace { .. }), "{uri}");
+    }
+    for recovery in ["", "Retry", "failed"] {
+        let uri = format!("pcie:///0000:00:00.0?recovery={recovery}");
+        assert!(matches!(mistake(&uri), UriError::Recovery { .. }), "{uri}");
     }
     for address in ["00:00.0", "0000:00:20.0", "0000:00:00.8", "0000:00:00.0.0", "0:0:0.0"] {
         assert!(matches!(mistake(&format!("pcie:///{address}")), UriError::Pci { .. }));
@@ -257,10 +263,11 @@ fn any_uri() -> impl Strategy<Value = DeviceUri> {
             uuid,
         },
     );
-    let pci = (any::<u16>(), any::<u8>(), 0_u8..32, 0_u8..8, 1..=NAMESPACE_MAX).prop_map(
-        |(domain, bus, device, function, namespace)| {
+    let use_of = (1..=NAMESPACE_MAX, prop_oneof![Just(Recovery::Retry), Just(Recovery::Fail)]);
+    let pci = (any::<u16>(), any::<u8>(), 0_u8..32, 0_u8..8, use_of).prop_map(
+        |(domain, bus, device, function, (namespace, recovery))| {
             let address = PciAddress { domain, bus, device, function };
-            PcieUri { address, namespace }
+            PcieUri { address, namespace, recovery }
         },
     );
     prop_oneof![

@@ -13,7 +13,7 @@ use crate::nvme::identify::{
     LbaFormat, NamespaceIdentity, NamespaceList, NvmIdentifyController, controller_field,
     namespace_field,
 };
-use crate::nvme::log_page::{self, SmartLog};
+use crate::nvme::log_page::{self, AnaGroup, AnaHeader, SmartLog};
 use crate::nvme::opcode::AdminOpcode;
 use crate::nvme::register::Version;
 use crate::nvme::status::Status;
@@ -118,6 +118,11 @@ impl Core {
         data.completion_entry_sizes = 0x44;
         data.async_event_limit = EVENT_LIMIT;
         data.async_events = U32::new(controller_field::EVENT_NAMESPACE);
+        if !self.access.is_empty() {
+            data.multi_path = controller_field::ANA_REPORTING;
+            data.async_events =
+                U32::new(controller_field::EVENT_NAMESPACE | controller_field::EVENT_ANA);
+        }
         data.namespace_count = U32::new(self.namespaces.len() as u32);
         if self.config.shadow_doorbells == Feature::Present {
             data.admin_commands = U16::new(SHADOW_DOORBELLS);
@@ -142,8 +147,10 @@ impl Core {
         data.size_blocks = U64::new(config.blocks);
         data.capacity_blocks = U64::new(config.blocks);
         data.used_blocks = U64::new(config.blocks);
-        data.deallocate =
-            namespace_field::DEALLOCATED_READS_ZERO | namespace_field::WRITE_ZEROES_DEALLOCATES;
+        if self.config.zeroing_unmap == Feature::Present {
+            data.deallocate =
+                namespace_field::DEALLOCATED_READS_ZERO | namespace_field::WRITE_ZEROES_DEALLOCATES;
+        }
         data.lba_format[0] = LbaFormat {
             data_shift: config.block_bytes.trailing_zeros() as u8,
             ..LbaFormat::default()
@@ -258,6 +265,26 @@ impl Core {
             log.temperature_kelvin = U16::new(310);
             log.spare_percent = 100;
             let bytes = log.as_bytes();
+            let copied = len.min(bytes.len());
+            data[..copied].copy_from_slice(&bytes[..copied]);
+        }
+        if page.log_page == log_page::ANA {
+            let header = AnaHeader {
+                change_count: U64::new(0),
+                groups: U16::new(self.access.len() as u16),
+                reserved: [0; 6],
+            };
+            let mut bytes = header.as_bytes().to_vec();
+            for (id, state) in &self.access {
+                let group = AnaGroup {
+                    id: U32::new(*id),
+                    namespaces: U32::new(0),
+                    change_count: U64::new(0),
+                    state: state.value(),
+                    reserved: [0; 15],
+                };
+                bytes.extend_from_slice(group.as_bytes());
+            }
             let copied = len.min(bytes.len());
             data[..copied].copy_from_slice(&bytes[..copied]);
         }

@@ -13,6 +13,7 @@ use super::host::{Host, Unmapped};
 use super::{Config, Order};
 use crate::nvme::command::{SUBMISSION_ENTRY_BYTES, SubmissionEntry};
 use crate::nvme::completion::COMPLETION_ENTRY_BYTES;
+use crate::nvme::log_page::AnaState;
 use crate::nvme::register::{
     ADMIN_COMPLETION_QUEUE_OFFSET, ADMIN_QUEUE_ATTRIBUTES_OFFSET, ADMIN_SUBMISSION_QUEUE_OFFSET,
     CAPABILITIES_OFFSET, CONFIGURATION_OFFSET, Capabilities, Configuration, ControllerStatus,
@@ -38,6 +39,8 @@ pub struct Counts {
     pub flushes: u64,
     /// Writes that had to be durable among them.
     pub forced: u64,
+    /// Dataset Management among them.
+    pub hints: u64,
     /// Resets: CC.EN taken away.
     pub resets: u64,
     /// Commands that were aborted by a command.
@@ -119,6 +122,8 @@ pub(super) struct Core {
     pub(super) event_requests: Vec<u16>,
     pub(super) events: VecDeque<u32>,
     pub(super) critical_warning: u8,
+    /// State of each ANA group; none where it does not report them.
+    pub(super) access: Vec<(u32, AnaState)>,
     pub(super) shadow: Option<[u64; 2]>,
     pub(super) faults: VecDeque<Fault>,
     pub(super) mutator: Option<Mutator>,
@@ -153,6 +158,7 @@ impl Core {
                 Order::Arrival => None,
                 Order::Shuffled(seed) => Some(Random::new(seed)),
             },
+            access: config.access.clone(),
             config,
             registers,
             host: Host::default(),

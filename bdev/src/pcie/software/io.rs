@@ -70,6 +70,7 @@ impl Core {
     }
 
     fn deallocate(&mut self, namespace: usize, entry: &SubmissionEntry) -> Result<(), Status> {
+        self.counts.hints += 1;
         let count = entry.dataset_range_count();
         let data = self.read_host(entry.prp(), count * DATASET_RANGE_BYTES)?;
         for range in data.chunks_exact(DATASET_RANGE_BYTES) {

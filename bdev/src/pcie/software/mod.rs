@@ -26,6 +26,8 @@ pub use runner::Runner;
 
 use uuid::Uuid;
 
+use crate::nvme::log_page::AnaState;
+
 /// A namespace of a software controller.
 #[derive(Clone, Copy, Debug)]
 pub struct NamespaceConfig {
@@ -72,6 +74,10 @@ pub struct Config {
     pub write_cache: Feature,
     /// Write Zeroes, Compare, Verify, Dataset Management.
     pub optional_commands: Feature,
+    /// Write Zeroes deallocates, and what is deallocated reads as zeroes.
+    pub zeroing_unmap: Feature,
+    /// ANA groups and how it reaches them; none where it does not report that.
+    pub access: Vec<(u32, AnaState)>,
     /// Interrupt vectors.
     pub vectors: u16,
     /// Steps from CC.EN to CSTS.RDY.
@@ -90,6 +96,8 @@ impl Default for Config {
             shadow_doorbells: Feature::Absent,
             write_cache: Feature::Present,
             optional_commands: Feature::Present,
+            zeroing_unmap: Feature::Present,
+            access: Vec::new(),
             vectors: 8,
             ready_steps: 2,
             order: Order::Arrival,

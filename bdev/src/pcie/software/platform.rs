@@ -18,6 +18,7 @@ use super::Config;
 use super::core::{BAR_BYTES, Core, Counts, Mutator};
 use super::faults::Fault;
 use crate::nvme::async_event::AsyncEvent;
+use crate::nvme::log_page::AnaState;
 use crate::pcie::bar::Bar;
 use crate::pcie::platform::{Mapping, Notify, Platform};
 
@@ -95,6 +96,18 @@ impl SoftwareController {
         let mut core = self.core();
         core.critical_warning = warnings;
         core.events.push_back(AsyncEvent::Smart(0).result());
+    }
+
+    /// Tells of nothing that it has not told of yet.
+    pub fn forget_events(&self) {
+        self.core().events.clear();
+    }
+
+    /// Reaches an ANA group of its configuration otherwise, and tells of it.
+    pub fn set_access(&self, group: u32, state: AnaState) {
+        let mut core = self.core();
+        core.access.iter_mut().filter(|(id, _)| *id == group).for_each(|one| one.1 = state);
+        core.events.push_back(AsyncEvent::AnaChanged.result());
     }
 
     /// Tells of an event.
