@@ -15,6 +15,13 @@ mod real_kernel {
     const FIRST: &str = "0000:00:08.0";
     const SECOND: &str = "0000:00:09.0";
 
+    const TWIN: &str = "0000:00:0a.0";
+    const OTHER_TWIN: &str = "0000:00:0a.1";
+    /// Two drives in one device, which no IOMMU keeps apart.
+    const TWINS: &str = "-blockdev driver=null-co,node-name=c,size=67108864 \
+        -device nvme,serial=C,drive=c,addr=a.0,multifunction=on \
+        -blockdev driver=null-co,node-name=d,size=67108864 -device nvme,serial=D,drive=d,addr=a.1";
+
     /// The program that tries a drive, built as this test was.
     fn program() -> &'static Path {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -32,7 +39,9 @@ mod real_kernel {
         _disks: [Disk; 2],
     }
 
-    fn boot(name: &str, throttle: &str) -> Result<Machine> {
+    /// A guest with two drives; `throttle` is how the first is held back, and `more` what else
+    /// the machine has.
+    fn boot(name: &str, throttle: &str, more: &str) -> Result<Machine> {
         let image = GuestImage::prepare(&Cache::from_environment())?;
         let disk = |part| {
             Disk::create(env!("CARGO_TARGET_TMPDIR"), &format!("pcie-{name}-{part}"), SIZE_MIB)
@@ -56,7 +65,8 @@ mod real_kernel {
         let examples = program().parent().expect("a program is in a folder");
         let builder = Guest::builder(&image).iommu(Iommu::Intel).memory_mib(768);
         let builder = builder.share(examples, "examples", Access::ReadOnly);
-        let mut guest = builder.device_args(arguments).boot()?;
+        let builder = builder.device_args(arguments).device_args(more.split_whitespace());
+        let mut guest = builder.boot()?;
         guest.run_ok("modprobe vfio-pci", LIMIT)?;
         Ok(Machine { guest, _disks: disks })
     }
@@ -77,7 +87,7 @@ mod real_kernel {
 
     #[test]
     fn both_block_sizes_are_written_read_and_verified_and_no_address_is_wrong() {
-        let mut machine = boot("verify", "").unwrap();
+        let mut machine = boot("verify", "", "").unwrap();
         let guest = &mut machine.guest;
         for (address, query) in [(FIRST, ""), (SECOND, "?namespace=2")] {
             bind(guest, address);
@@ -94,7 +104,7 @@ mod real_kernel {
 
     #[test]
     fn a_slow_drive_lets_the_core_sleep_and_each_completion_wakes_it() {
-        let mut machine = boot("sleep", ",throttling.iops-total=20").unwrap();
+        let mut machine = boot("sleep", ",throttling.iops-total=20", "").unwrap();
         bind(&mut machine.guest, FIRST);
         let output = drive(&mut machine.guest, &format!("pcie:///{FIRST}"), 2);
         assert!(output.is_success(), "{output:?}");
@@ -105,7 +115,7 @@ mod real_kernel {
 
     #[test]
     fn each_obstacle_has_a_line_that_says_what_to_do() {
-        let mut machine = boot("obstacles", "").unwrap();
+        let mut machine = boot("obstacles", "", TWINS).unwrap();
         let guest = &mut machine.guest;
         let mut refusal = |uri: &str| {
             let output = drive(guest, uri, 1);
@@ -114,15 +124,41 @@ mod real_kernel {
         };
         assert!(refusal("pcie:///0000:00:1f.0").contains("is no NVMe controller"));
         assert!(refusal("pcie:///0000:00:10.0").contains("there is no PCI device"));
-        assert!(refusal(&format!("pcie:///{FIRST}")).contains("bind it to vfio-pci"));
+        assert!(refusal(&format!("pcie:///{FIRST}")).contains("mayastor setup --bind"));
         bind(guest, SECOND);
         let error = drive(guest, &format!("pcie:///{SECOND}"), 1).stderr;
         assert!(error.contains("there is no namespace 1; there are 2"), "{error}");
+        // Somebody who may not open the group.
+        let script = format!(
+            "echo nobody:x:65534:65534::/:/bin/sh >> /etc/passwd; \
+             busybox su -s /bin/sh nobody -c '/host/examples/drive pcie:///{SECOND}?namespace=2 1'"
+        );
+        let error = guest.run(&script, LIMIT).unwrap().stderr;
+        assert!(error.contains("/dev/vfio/") && error.contains("run as root"), "{error}");
+        // The other function of a device, in the hands of the kernel.
+        bind(guest, TWIN);
+        guest.run_ok("modprobe nvme", LIMIT).unwrap();
+        let error = drive(guest, &format!("pcie:///{TWIN}"), 1).stderr;
+        assert!(error.contains(&format!("has {OTHER_TWIN} (nvme) too: bind them")), "{error}");
+    }
+
+    #[test]
+    fn a_machine_without_an_iommu_is_told_how_to_get_one() {
+        let image = GuestImage::prepare(&Cache::from_environment()).unwrap();
+        let examples = program().parent().expect("a program is in a folder");
+        let builder = Guest::builder(&image).memory_mib(512);
+        let builder = builder.share(examples, "examples", Access::ReadOnly);
+        let node = "-blockdev driver=null-co,node-name=a,size=67108864";
+        let device = format!("{node} -device nvme,serial=A,drive=a,addr=8");
+        let mut guest = builder.device_args(device.split_whitespace()).boot().unwrap();
+        let output = drive(&mut guest, &format!("pcie:///{FIRST}"), 1);
+        assert!(!output.is_success(), "{output:?}");
+        assert!(output.stderr.contains("is behind no IOMMU: enable VT-d"), "{output:?}");
     }
 
     #[test]
     fn a_drive_that_is_pulled_out_under_load_ends_its_io_and_not_the_process() {
-        let mut machine = boot("removal", ",throttling.iops-total=20").unwrap();
+        let mut machine = boot("removal", ",throttling.iops-total=20", "").unwrap();
         bind(&mut machine.guest, FIRST);
         // Memory decode taken away: registers answer with SIGBUS from then on.
         let script = format!(

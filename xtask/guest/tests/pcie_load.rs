@@ -1,5 +1,6 @@
 //! Our driver under load inside a guest, on emulated NVMe drives behind an emulated IOMMU: several
-//! queues, resets, errors of the medium, and a drive that is unplugged.
+//! queues, resets, errors of the medium, a drive that is unplugged, and the whole path from the
+//! guest's own NVMe/TCP host through our target to the drive.
 
 #[cfg(test)]
 mod real_kernel {
@@ -8,12 +9,18 @@ mod real_kernel {
     use std::sync::OnceLock;
     use std::time::Duration;
 
+    use guest::nvme::{self, Endpoint};
     use guest::{Access, Cache, Disk, Guest, GuestImage, Iommu};
     use serde_json::json;
 
     const LIMIT: Duration = Duration::from_secs(180);
     const SIZE_MIB: u64 = 64;
     const BLOCKS_4_KIB: &str = "logical_block_size=4096,physical_block_size=4096";
+
+    const NQN: &str = "nqn.2026-01.example:local";
+    const PORT: u16 = 4420;
+    const FIO: &str = "fio --name=job --ioengine=libaio --direct=1 --thread --gtod_reduce=1 \
+        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1 --iodepth=16";
 
     /// A program that the guest runs, built as this test was, in a folder of its own.
     fn program(build: &[&str], name: &str) -> PathBuf {
@@ -33,6 +40,12 @@ mod real_kernel {
     fn load() -> &'static Path {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
         BUILT.get_or_init(|| program(&["perf", "--example", "drive_load"], "examples/drive_load"))
+    }
+
+    /// The folder of the daemon.
+    fn daemon() -> &'static Path {
+        static BUILT: OnceLock<PathBuf> = OnceLock::new();
+        BUILT.get_or_init(|| program(&["control", "--bin", "mayastor"], "mayastor"))
     }
 
     struct Machine {
@@ -82,6 +95,15 @@ mod real_kernel {
 
         fn wait_until_gone(&mut self) {
             self.guest.wait_event("DEVICE_DELETED", Duration::from_secs(90)).unwrap();
+        }
+
+        /// The daemon takes next to no processor time while nobody asks anything of it; a core that
+        /// spins would take 300 ticks.
+        fn daemon_sleeps_while_idle(&mut self) {
+            let script = "ticks() { cut -d' ' -f14,15 /proc/$(cat /tmp/pid)/stat | tr ' ' +; }; \
+                          sleep 1; before=$(ticks); sleep 3; echo $(( $(ticks) - ($before) ))";
+            let ticks = self.guest.run_ok(script, LIMIT).unwrap();
+            assert!(ticks.trim().parse::<u32>().unwrap() < 60, "{ticks} ticks in 3 s");
         }
 
         /// No address was given to the drive that was not its own.
@@ -167,6 +189,63 @@ mod real_kernel {
         let output = machine.guest.run_ok(script, LIMIT).unwrap();
         assert!(output.contains("gone\ncode 0"), "{output}");
         assert!(output.contains("event: wanted back by the system"), "{output}");
+        machine.no_address_was_wrong();
+    }
+
+    #[test]
+    fn the_kernels_host_reaches_the_drive_through_our_target_and_outlives_it() {
+        let mut machine = boot("path", daemon(), PLAIN, DRIVE);
+        let start = format!(
+            "/host/programs/mayastor target pcie:///{} 'malloc:///ram?size_mb=32' --nqn {NQN} \
+             --port {PORT} --cores 0,1 --dma-mib 64 > /tmp/out 2>&1 < /dev/null & \
+             echo $! > /tmp/pid; for i in $(seq 200); do \
+             grep -q 'nvme connect' /tmp/out && exit; sleep 0.1; done; cat /tmp/out; exit 1",
+            machine.address
+        );
+        machine.guest.run_ok(&start, LIMIT).unwrap();
+        let told = machine.guest.run_ok("cat /tmp/out", LIMIT).unwrap();
+        assert!(told.contains("without hugepages: DMA memory wants 64 free ones"), "{told}");
+        let address = String::from("127.0.0.1");
+        let endpoint = Endpoint { address, port: PORT, nqn: NQN.to_owned() };
+        let controller = nvme::connect(&mut machine.guest, &endpoint, "").unwrap();
+        let drive = controller.namespace(&mut machine.guest, 1).unwrap();
+        let ram = controller.namespace(&mut machine.guest, 2).unwrap();
+        for (block, amount) in [("4k", "4m"), ("20k", "4m"), ("128k", "8m")] {
+            let job = format!("--rw=randwrite --bs={block} --size={amount}");
+            machine.guest.run_ok(&format!("{FIO} --filename={drive} {job}"), LIMIT).unwrap();
+        }
+        machine.daemon_sleeps_while_idle();
+        // A warning of the drive's health is a line of the daemon's.
+        let warning = json!({
+            "path": "/machine/peripheral/first",
+            "property": "smart_critical_warning",
+            "value": 4,
+        });
+        machine.guest.qmp("qom-set", &warning).unwrap();
+        let warned = |text: &str| text.contains("health warning: reliability degraded by errors");
+        nvme::poll(&mut machine.guest, "cat /tmp/out", warned).unwrap();
+        let start = format!(
+            "({FIO} --filename={drive} --rw=randrw --bs=4k --size=16m --time_based --runtime=90; \
+             echo code $?) > /tmp/fio 2>&1 < /dev/null & sleep 2"
+        );
+        machine.guest.run_ok(&start, LIMIT).unwrap();
+        machine.unplug();
+        machine.wait_until_gone();
+        let told = machine.guest.run_ok("cat /tmp/out", LIMIT).unwrap();
+        assert!(
+            told.contains(&format!("{}: wanted back by the system", machine.address)),
+            "{told}"
+        );
+        // The host's I/O ends with an error, the target lives, and its other namespace serves on.
+        let script = "for i in $(seq 900); do grep -q code /tmp/fio && break; sleep 0.1; done; \
+                      cat /tmp/fio";
+        let output = machine.guest.run_ok(script, LIMIT).unwrap();
+        assert!(output.contains("code ") && !output.contains("code 0"), "{output}");
+        let job = "--rw=randwrite --bs=4k --size=4m";
+        machine.guest.run_ok(&format!("{FIO} --filename={ram} {job}"), LIMIT).unwrap();
+        machine.guest.run_ok("kill -0 $(cat /tmp/pid)", LIMIT).unwrap();
+        controller.disconnect(&mut machine.guest).unwrap();
+        machine.guest.run_ok("kill $(cat /tmp/pid)", LIMIT).unwrap();
         machine.no_address_was_wrong();
     }
 }

@@ -75,6 +75,8 @@ mod real_kernel {
         };
         let table = setup(guest, "");
         assert!(table.stdout.contains(&format!("mayastor setup --bind {FIRST}")), "{table:?}");
+        assert!(table.stdout.contains("0 free of 0 (2 MiB each)"), "{table:?}");
+        assert!(table.stdout.contains("mayastor setup --hugepages"), "{table:?}");
         guest.run_ok("modprobe nvme && modprobe vfio-pci", LIMIT).unwrap();
 
         // Empty: taken, said so, and given back with its disk.
