@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
-use bdev::BlockDevice;
+use bdev::pcie::software::{Config, NamespaceConfig, SoftwareController};
+use bdev::pcie::{Controller, Options, PcieDevice};
+use bdev::{BlockDevice, Completions, Io, Lba, QueuePair, Token};
 use clap::Parser;
 use nvmf::initiator::ConnectOptions;
 use nvmf::initiator::remote::{RemoteDevice, RemoteOptions, Supervisor};
@@ -137,6 +139,52 @@ fn a_million_ios_in_process_allocate_nothing() {
         assert!(outcome.measure.histogram.count() >= 1_000_000);
         assert_eq!(allocated, 0, "{line}");
     }
+}
+
+/// Reads and writes of one page, and now and then one that takes a list of pages, a bounce buffer
+/// or no memory at all: only the controller in software may allocate.
+#[test]
+fn a_million_ios_through_the_nvme_driver_allocate_nothing() {
+    const DEPTH: u64 = 64;
+    let namespaces = vec![NamespaceConfig { block_bytes: 512, blocks: 1 << 16, uuid: None }];
+    let software = SoftwareController::new(Config { namespaces, ..Config::default() });
+    let attached = Controller::attach_stepped("driver", software.platform(), Options::default());
+    let (controller, supervisor) = attached.unwrap();
+    let device = PcieDevice::new("driver".into(), Arc::new(controller), 1).unwrap();
+    let (mut cx, _) = test_context();
+    let mut queue_pair = device.open(&mut cx, DEPTH as u32).unwrap();
+    let mut completions = Completions::new();
+    let long = cx.dma.take(64 << 10).unwrap();
+    let mut allocated = 0;
+    for round in 0..1_000_000 / DEPTH {
+        let before = allocations();
+        for token in 0..DEPTH {
+            let lba = Lba((round * 8 + token * 8) % 60_000);
+            let io = match token {
+                0 => Io::read(lba, 128, long.segment(64 << 10), Token(token)),
+                // Not on a dword: copied.
+                1 => Io::write(lba, 1, long.segment(1024).part(1, 512), Token(token)),
+                2 => Io::flush(Token(token)),
+                _ if token % 2 == 0 => Io::write(lba, 8, long.segment(4096), Token(token)),
+                _ => Io::read(lba, 8, long.segment(4096), Token(token)),
+            };
+            queue_pair.submit(&mut cx, io).unwrap();
+        }
+        queue_pair.flush(&mut cx);
+        allocated += allocations() - before;
+        while queue_pair.inflight() > 0 {
+            while software.step() {}
+            let before = allocations();
+            queue_pair.poll(&mut cx, &mut completions);
+            allocated += allocations() - before;
+            assert!(completions.drain().all(|completion| completion.status.is_success()));
+        }
+    }
+    assert_eq!(allocated, 0);
+    assert_eq!(queue_pair.counters().bounced, 1_000_000 / DEPTH);
+    cx.dma.give(long);
+    drop(queue_pair);
+    supervisor.finish();
 }
 
 #[test]
