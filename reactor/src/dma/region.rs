@@ -25,6 +25,16 @@ const POPULATE_WRITE: i32 = libc::MADV_POPULATE_WRITE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RegionId(pub u32);
 
+impl RegionId {
+    /// A name that no other memory of the process ever had: for memory that is not mapped here, a
+    /// guest's.
+    pub fn unique() -> RegionId {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: the number only has to be unique, nothing is published through it.
+        RegionId(NEXT_ID.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// Which pages back a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
@@ -80,7 +90,6 @@ pub struct Region {
 impl Region {
     /// Maps `len_bytes` (a multiple of 2 MiB), zeroed and resident.
     pub fn map(len_bytes: usize, preference: PagePreference) -> Result<Region, DmaError> {
-        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let length = NonZeroUsize::new(len_bytes)
             .filter(|length| length.get().is_multiple_of(HUGE_PAGE_BYTES))
             .ok_or(DmaError::BadLength { len_bytes })?;
@@ -93,9 +102,7 @@ impl Region {
             None => map_ordinary(length)
                 .map_err(|source| DmaError::OutOfMemory { len_bytes, source })?,
         };
-        // Relaxed: the number only has to be unique, nothing is published through it.
-        let id = RegionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        Ok(Region { id, base, len_bytes, pages })
+        Ok(Region { id: RegionId::unique(), base, len_bytes, pages })
     }
 
     /// The region's name.

@@ -104,6 +104,11 @@ impl Network for EpollNetwork {
         Ok(self.epoll.add(descriptor, EpollEvent::new(flags, key.0))?)
     }
 
+    fn unwatch(&mut self, descriptor: BorrowedFd<'_>) {
+        // One that is not in the set is not reported either.
+        let _ = self.epoll.delete(descriptor);
+    }
+
     fn poll(&mut self, wait: Wait, ready: &mut Vec<Ready>) {
         let timeout = match wait {
             Wait::No => EpollTimeout::ZERO,

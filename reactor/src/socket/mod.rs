@@ -110,6 +110,10 @@ pub trait Network: Debug {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
+    /// Reports a descriptor of [`Network::watch`] no more. For one that another process has open as
+    /// well: closing ours does not end the reports of that.
+    fn unwatch(&mut self, _descriptor: BorrowedFd<'_>) {}
+
     /// Appends what became ready to `ready`, waiting as told.
     fn poll(&mut self, wait: Wait, ready: &mut Vec<Ready>);
 }
