@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::command::limits::CHILDREN_MAX;
 use engine::command::{CreateNexus, Labels};
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
@@ -57,7 +57,7 @@ pub struct TargetOptions {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "devices", "mirror", "mirror_name", "labels", "no_labels", "addr", "port", "advertise",
         "nqn", "allow_hosts", "cores", "queue_size", "no_digest", "read_only", "poll", "no_huge",
-        "dma_mib", "grpc_socket", "grpc_address",
+        "dma_mib", "grpc_socket", "grpc_address", "share", "vhost_sockets",
     ])]
     pub config: Option<PathBuf>,
     /// Check the file, print what would be served, and end
@@ -81,6 +81,17 @@ pub struct TargetOptions {
     /// Keep nothing: the devices are taken to hold the same, and the mirror ends with the process
     #[arg(long, requires = "mirror")]
     pub no_labels: bool,
+    /// Who is served: hosts over NVMe/TCP, virtual machines over vhost-user; repeat for both
+    #[arg(long, value_name = "DOOR", value_enum, default_value = "nvmf")]
+    pub share: Vec<Share>,
+    /// Socket of the first device for a virtual machine; repeat for those after it
+    #[arg(
+        long = "vhost-socket",
+        value_name = "PATH",
+        required_if_eq("share", "vhost"),
+        value_parser = absolute,
+    )]
+    pub vhost_sockets: Vec<String>,
     /// Address to listen on, IPv4 or IPv6; 0.0.0.0 or :: for all
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", value_parser = address)]
     pub addr: IpAddr,
@@ -146,6 +157,15 @@ pub struct TargetOptions {
     pub quiet: bool,
 }
 
+/// A front door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Share {
+    /// NVMe over TCP.
+    Nvmf,
+    /// vhost-user-blk.
+    Vhost,
+}
+
 impl TargetOptions {
     /// The target that is asked for.
     pub fn to_config(&self) -> TargetConfig {
@@ -155,8 +175,39 @@ impl TargetOptions {
             idle: if self.poll { IdlePolicy::Poll } else { IdlePolicy::default() },
             pages: if self.no_huge { PagePreference::Ordinary } else { PagePreference::HugeFirst },
             dma_mib: self.dma_mib,
-            ..TargetConfig::new(self.to_subsystem().setup())
+            ..TargetConfig::new(self.setup())
         }
+    }
+
+    /// What makes the devices and the doors to them.
+    fn setup(&self) -> Vec<engine::Command> {
+        let subsystem = self.to_subsystem();
+        let mut setup = Vec::new();
+        if self.share.contains(&Share::Nvmf) {
+            setup = subsystem.setup();
+        }
+        if self.share.contains(&Share::Vhost) {
+            setup.extend(subsystem.vhost_setup(&self.vhost_sockets));
+        }
+        setup
+    }
+
+    /// Options that contradict each other in a way that the parser does not see.
+    ///
+    /// # Errors
+    ///
+    /// More sockets than devices, or sockets without the door that they are for.
+    pub fn check(&self) -> Result<(), String> {
+        let subsystem = self.to_subsystem();
+        let devices = subsystem.devices.len() + usize::from(subsystem.mirror.is_some());
+        let sockets = self.vhost_sockets.len();
+        if sockets > 0 && !self.share.contains(&Share::Vhost) {
+            return Err(String::from("--vhost-socket is for --share vhost"));
+        }
+        if sockets > devices {
+            return Err(format!("{sockets} sockets are more than there are devices: {devices}"));
+        }
+        Ok(())
     }
 
     /// Where it is controlled while it runs, if it is. The socket comes with the address.
@@ -202,6 +253,14 @@ impl TargetOptions {
     }
 }
 
+/// A path that does not depend on where the daemon is started.
+fn absolute(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => Ok(text.to_owned()),
+        false => Err(String::from("not a path that begins with a slash")),
+    }
+}
+
 /// An address, an IPv6 one with or without the brackets that it has in a URI.
 pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -212,6 +271,7 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use engine::command::VhostCommand;
 
     fn parse(words: &str) -> Result<TargetOptions, clap::Error> {
         let words = format!("mayastor target {words}");
@@ -287,6 +347,36 @@ mod tests {
         assert!(parse(&format!("--mirror {}", "null:///a ".repeat(CHILDREN_MAX))).is_ok());
         assert!(parse("--mirror").is_err());
         assert!(parse("--mirror-name m").is_err());
+    }
+
+    #[test]
+    fn virtual_machines_get_the_first_devices_by_sockets_and_hosts_only_if_asked_for() {
+        let vhosts = |config: &TargetConfig| -> Vec<(String, String)> {
+            let added = config.setup.iter().filter_map(|command| match command {
+                engine::Command::Vhost(VhostCommand::Add(asked)) => {
+                    Some((asked.socket.clone(), asked.device.clone()))
+                }
+                _ => None,
+            });
+            added.collect()
+        };
+        let two = "null:///a?size_mb=1 null:///b?size_mb=1";
+        let has_portal = |config: &TargetConfig| {
+            config.setup.iter().any(|command| matches!(command, engine::Command::AddPortal(_)))
+        };
+        let (alone, _) = config(&format!("{two} --share vhost --vhost-socket /s"));
+        assert_eq!(vhosts(&alone), [("/s".to_owned(), "a".to_owned())]);
+        assert!(!has_portal(&alone));
+        let words = "--share vhost --share nvmf --vhost-socket /s --vhost-socket /t";
+        let (both, _) = config(&format!("{two} {words}"));
+        assert_eq!(vhosts(&both).len(), 2);
+        assert!(has_portal(&both));
+        assert!(parse("--share vhost").is_err() && parse("--share nbd").is_err());
+        assert!(parse("--share vhost --vhost-socket s").is_err());
+        let refused = |words: &str| parse(words).unwrap().check().is_err();
+        assert!(refused("--vhost-socket /s"));
+        assert!(refused("--share vhost --vhost-socket /s --vhost-socket /t"));
+        assert!(!refused("--share vhost --vhost-socket /s") && !refused(""));
     }
 
     #[test]

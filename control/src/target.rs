@@ -48,6 +48,9 @@ pub enum TargetError {
     /// The same.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The options contradict each other.
+    #[error("{0}")]
+    Options(String),
     /// The system refused to tell of signals.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -83,7 +86,7 @@ pub fn run(options: &TargetOptions) -> Result<(), TargetError> {
         eprintln!("mayastor: {note}");
     }
     let mut output = Output::new();
-    for line in engine.connect_lines() {
+    for line in engine.connect_lines().into_iter().chain(engine.vhost_lines()) {
         output.write(&format!("{line}\n"));
     }
     let waited = wait(&engine, &mut signals, &mut output, options);
@@ -112,6 +115,7 @@ struct Plan {
 impl Plan {
     fn of(options: &TargetOptions) -> Result<Plan, TargetError> {
         let Some(path) = &options.config else {
+            options.check().map_err(TargetError::Options)?;
             let (config, grpc) = (options.to_config(), options.to_grpc());
             return Ok(Plan { config, grpc, file: None });
         };

@@ -15,8 +15,8 @@ use reactor::dma::{PagePreference, PoolConfig};
 use reactor::reactor::IdlePolicy;
 
 use crate::command::{
-    AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, CreateNexus, HostChoice,
-    NexusCommand,
+    AddDevice, AddNamespace, AddPortal, AddSubsystem, AddVhost, Command, CreateNexus, GuestAccess,
+    HostChoice, NexusCommand, VhostCommand,
 };
 use crate::registry;
 
@@ -111,6 +111,37 @@ impl OneSubsystem {
         SocketAddr::new(self.address, self.port)
     }
 
+    /// The commands that make its devices, each with the device's name.
+    fn device_setup(&self) -> Vec<(Command, String)> {
+        let mirror = self.mirror.iter().map(|mirror| {
+            let create = Command::Nexus(NexusCommand::Create(mirror.clone()));
+            (create, mirror.nexus.clone())
+        });
+        let devices = self.devices.iter().map(|uri| {
+            // What is no URI is refused before its name matters.
+            let name = uri.parse().map(|uri| registry::device_name(&uri)).unwrap_or_default();
+            (Command::AddDevice(AddDevice { uri: uri.clone() }), name)
+        });
+        mirror.chain(devices).collect()
+    }
+
+    /// The commands that make its devices, and put the first of them behind these sockets, in
+    /// order; the devices of [`OneSubsystem::setup`] are the same.
+    pub fn vhost_setup(&self, sockets: &[String]) -> Vec<Command> {
+        let access = match self.access {
+            Access::ReadWrite => GuestAccess::ReadWrite,
+            Access::ReadOnly => GuestAccess::ReadOnly,
+        };
+        let devices = self.device_setup();
+        let names = devices.iter().map(|(_, name)| name.clone());
+        let serve = |(device, socket): (String, &String)| {
+            let socket = socket.clone();
+            Command::Vhost(VhostCommand::Add(AddVhost { socket, device, queues: None, access }))
+        };
+        let served: Vec<Command> = names.zip(sockets).map(serve).collect();
+        devices.into_iter().map(|(make, _)| make).chain(served).collect()
+    }
+
     /// The commands that make it, the portal first.
     pub fn setup(&self) -> Vec<Command> {
         let subsystem = self.nqn.as_str().to_owned();
@@ -133,16 +164,7 @@ impl OneSubsystem {
             subsystem: subsystem.clone(),
             host: host.as_str().to_owned(),
         }));
-        let mirror = self.mirror.iter().map(|mirror| {
-            let create = Command::Nexus(NexusCommand::Create(mirror.clone()));
-            (create, mirror.nexus.clone())
-        });
-        let devices = self.devices.iter().map(|uri| {
-            // What is no URI is refused before its name matters.
-            let name = uri.parse().map(|uri| registry::device_name(&uri)).unwrap_or_default();
-            (Command::AddDevice(AddDevice { uri: uri.clone() }), name)
-        });
-        for (namespace, (make, device)) in (1..).zip(mirror.chain(devices)) {
+        for (namespace, (make, device)) in (1..).zip(self.device_setup()) {
             setup.push(make);
             setup.push(Command::AddNamespace(AddNamespace {
                 namespace: Some(namespace),

@@ -22,7 +22,9 @@ use reactor::mesh::{self, Peers};
 use reactor::reactor::StartError;
 use reactor::{Nanos, Reactor, ReactorConfig, ReactorHandle};
 
-use crate::command::{Command, CommandError, DeviceInfo, NexusCommand, PortalInfo, Reply};
+use crate::command::{
+    Command, CommandError, DeviceInfo, NexusCommand, PortalInfo, Reply, VhostCommand, VhostInfo,
+};
 use crate::conductor::stage::{CoreSet, Stage};
 use crate::conductor::{Conductor, ConductorOptions};
 use crate::config::{ConfigError, TargetConfig};
@@ -187,6 +189,21 @@ impl Engine {
             portals.iter().map(line)
         });
         lines.collect()
+    }
+
+    /// The options with which QEMU gets each vhost device, ready to paste.
+    pub fn vhost_lines(&self) -> Vec<String> {
+        let Ok(Reply::Vhosts(vhosts)) = self.execute(&Command::Vhost(VhostCommand::List)) else {
+            return Vec::new();
+        };
+        let line = |(number, one): (usize, VhostInfo)| {
+            let VhostInfo { socket, queues, .. } = one;
+            format!(
+                "qemu -chardev socket,id=vhost{number},path={socket},reconnect=1 \
+                 -device vhost-user-blk-pci,chardev=vhost{number},num-queues={queues}"
+            )
+        };
+        vhosts.into_iter().enumerate().map(line).collect()
     }
 
     fn portals(&self) -> Vec<PortalInfo> {

@@ -57,6 +57,8 @@ pub enum Object {
     Nexus,
     /// A child of a nexus.
     Child,
+    /// A device behind the socket of a virtual machine.
+    Vhost,
     /// A change under way.
     Command,
 }
@@ -72,6 +74,7 @@ impl fmt::Display for Object {
             Object::Rule => "rule",
             Object::Nexus => "nexus",
             Object::Child => "child",
+            Object::Vhost => "vhost device",
             Object::Command => "command",
         })
     }
@@ -222,6 +225,14 @@ pub enum CommandError {
         #[source]
         source: Arc<nexus::ConfigError>,
     },
+    /// See [`ErrorKind::Portal`]: the socket of a vhost device.
+    #[error("{source}")]
+    Vhost {
+        /// Path of the socket.
+        socket: String,
+        /// Why not.
+        source: Arc<vhost_blk::session::ServeError>,
+    },
     /// See [`ErrorKind::Portal`].
     #[error(transparent)]
     Portal(#[from] Arc<PortalError>),
@@ -255,7 +266,7 @@ impl CommandError {
             | Self::Open { .. }
             | Self::Child { .. }
             | Self::Thread { .. } => ErrorKind::Device,
-            Self::Portal(_) => ErrorKind::Portal,
+            Self::Portal(_) | Self::Vhost { .. } => ErrorKind::Portal,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Stopping => ErrorKind::Stopping,
         }

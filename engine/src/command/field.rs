@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::limits::{
     ADDRESS_BYTES_MAX, CHILDREN_MAX, DELAY_MAX, DEVICE_NAME_BYTES_MAX, NAMESPACES_MAX,
-    NEXUS_NAME_BYTES_MAX, NQN_BYTES_MAX, RULES_MAX, URI_BYTES_MAX, UUID_BYTES_MAX, WITHIN_MAX,
+    NEXUS_NAME_BYTES_MAX, NQN_BYTES_MAX, RULES_MAX, URI_BYTES_MAX, UUID_BYTES_MAX,
+    VHOST_SOCKET_BYTES_MAX, WITHIN_MAX,
 };
 use super::{CommandError, error::Object};
 
@@ -55,6 +56,21 @@ fn text(
         return Err(invalid(field, format!("{} bytes long", text.len()), advice));
     }
     Ok(())
+}
+
+/// The path of the socket of a vhost device.
+pub(crate) fn vhost_socket(given: &str) -> Result<&str, CommandError> {
+    text("socket", given, VHOST_SOCKET_BYTES_MAX, "/run/mayastor/vm1.sock")?;
+    if given.starts_with('/') {
+        return Ok(given);
+    }
+    Err(invalid("socket", shown(given), String::from("give a path that begins with a slash")))
+}
+
+/// A number of queues that a vhost device refuses.
+pub(crate) fn vhost_queues_refused(queues: u16) -> CommandError {
+    let advice = format!("choose 1 to {}", vhost_blk::session::QUEUES_MAX);
+    invalid("queues", queues.to_string(), advice)
 }
 
 /// The URI of a device; also its text in one spelling.

@@ -24,6 +24,12 @@ pub const NAMESPACES_MAX: usize = nvmf::target::limits::NAMESPACES_LIMIT as usiz
 /// Most hosts that a subsystem names.
 pub const HOSTS_MAX: usize = 256;
 
+/// Most vhost devices: each has a thread.
+pub const VHOSTS_MAX: usize = 256;
+
+/// Longest path of the socket of a vhost device, in bytes.
+pub const VHOST_SOCKET_BYTES_MAX: usize = vhost_blk::session::socket::PATH_BYTES_MAX;
+
 /// Most addresses that are listened on.
 pub const PORTALS_MAX: usize = 16;
 

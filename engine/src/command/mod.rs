@@ -12,6 +12,7 @@ pub(crate) mod field;
 pub mod limits;
 pub mod nexus;
 pub mod reply;
+pub mod vhost;
 
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub use reply::{
     CoreInfo, CountersInfo, DeviceInfo, HostsInfo, NamespaceCounters, NamespaceInfo, PortalInfo,
     Presence, Reply, SubsystemInfo,
 };
+
+pub use vhost::{AddVhost, VHOST_QUEUES_DEFAULT, VhostCommand, VhostInfo};
+pub use vhost_blk::session::GuestAccess;
 
 /// How long reading what is known may take; it waits for nobody.
 pub const LIST_WITHIN: Duration = Duration::from_secs(1);
@@ -138,6 +142,8 @@ pub enum Command {
     ReadCounters,
     /// What is asked of nexuses.
     Nexus(NexusCommand),
+    /// What is asked of vhost devices.
+    Vhost(VhostCommand),
 }
 
 /// Which device to open.
@@ -274,6 +280,7 @@ impl Command {
             | Command::AddPortal(_)
             | Command::RemovePortal { .. } => CHANGE_WITHIN,
             Command::Nexus(command) => command.within(),
+            Command::Vhost(command) => command.within(),
         }
     }
 
@@ -285,6 +292,7 @@ impl Command {
             | Command::ListPortals
             | Command::ReadCounters => true,
             Command::Nexus(command) => command.is_question(),
+            Command::Vhost(command) => command.is_question(),
             _ => false,
         }
     }

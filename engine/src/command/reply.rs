@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use nvmf::target::reservation::SaveFailures;
 
-use super::{Access, AnaState, Failure, HostChoice, Lateness, NexusInfo, RuleSet};
+use super::{Access, AnaState, Failure, HostChoice, Lateness, NexusInfo, RuleSet, VhostInfo};
 
 /// The answer to a command that was carried out.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,10 @@ pub enum Reply {
     Nexuses(Vec<NexusInfo>),
     /// The nexus, as it is now.
     Nexus(NexusInfo),
+    /// All vhost devices, by socket.
+    Vhosts(Vec<VhostInfo>),
+    /// The vhost device, as it is now.
+    Vhost(VhostInfo),
 }
 
 /// Whether an object is there.

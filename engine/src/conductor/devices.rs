@@ -272,6 +272,8 @@ impl Shared {
         change: impl FnOnce(&mut Stack) -> StackChange,
     ) -> Result<Reply, CommandError> {
         let mut state = self.when_idle(self.lock(), name, deadline)?;
+        // Rings keep to the device that they began with.
+        check_no_vhost(&state, name)?;
         let since = state.next_generation();
         let entry = state.model.devices.get_mut(name).ok_or_else(|| is_missing(name))?;
         let DevicePhase::Present(stack) = &mut entry.phase else { return Err(is_going(name)) };
@@ -320,7 +322,19 @@ pub(super) fn check_unused(state: &State, name: &str) -> Result<(), CommandError
             advice: "remove the namespace first",
         });
     }
+    check_no_vhost(state, name)?;
     check_unclaimed(state, name)
+}
+
+/// Refuses a device that virtual machines have.
+fn check_no_vhost(state: &State, name: &str) -> Result<(), CommandError> {
+    let Some(socket) = state.model.vhost_of(name) else { return Ok(()) };
+    Err(CommandError::InUse {
+        what: Object::Device,
+        name: name.to_owned(),
+        user: format!("vhost device {socket}"),
+        advice: "remove the vhost device first",
+    })
 }
 
 /// Refuses a device that a nexus has.

@@ -26,6 +26,7 @@ pub(crate) mod state;
 mod subsystems;
 #[cfg(test)]
 mod tests;
+mod vhosts;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -250,6 +251,7 @@ impl Conductor {
             Command::AddPortal(asked) => shared.add_portal(asked, deadline),
             Command::RemovePortal { address } => shared.remove_portal(address, deadline),
             Command::Nexus(command) => shared.change_nexus(command, deadline),
+            Command::Vhost(command) => shared.change_vhosts(command, deadline),
             Command::ListDevices
             | Command::ListSubsystems
             | Command::ListPortals
@@ -307,6 +309,7 @@ impl Conductor {
     /// Commands that wait, and those to come, end with [`CommandError::Stopping`].
     pub(crate) fn stop(&self) {
         self.shared.lock().is_stopping = true;
+        self.shared.begin_to_end_vhosts();
         self.shared.changed.notify_all();
     }
 
@@ -331,6 +334,9 @@ impl Conductor {
     fn answer(&self, command: &Command) -> Reply {
         if let Command::Nexus(_) = command {
             return self.shared.list_nexuses();
+        }
+        if let Command::Vhost(_) = command {
+            return self.shared.list_vhosts();
         }
         let state = self.shared.lock();
         let model = &state.model;

@@ -14,6 +14,7 @@ use reactor::ReactorHandle;
 use reactor::cores::CoreId;
 use reactor::counters::{CoreCounters, SharedCounters};
 use reactor::inbox::CallError;
+use vhost_blk::session::cores::CoreWork;
 
 use crate::core::EngineCore;
 use crate::homes::HomeWork;
@@ -51,6 +52,9 @@ pub(crate) trait Stage: Debug + Send + Sync {
 
     /// Works on the nexuses that have their home on a core.
     fn at_home(&self, place: usize, within: Duration, work: HomeWork) -> Result<(), CallError>;
+
+    /// Works on the rings of virtual machines on a core.
+    fn at_rings(&self, place: usize, within: Duration, work: CoreWork) -> Result<(), CallError>;
 }
 
 /// How far a core is with what was removed or replaced.
@@ -151,5 +155,9 @@ impl Stage for CoreSet {
 
     fn at_home(&self, place: usize, within: Duration, work: HomeWork) -> Result<(), CallError> {
         self.call(place, within, move |core| (work.0)(&mut core.service.homes, &mut core.cx))
+    }
+
+    fn at_rings(&self, place: usize, within: Duration, work: CoreWork) -> Result<(), CallError> {
+        self.call(place, within, move |core| (work.0)(&mut core.service.rings, &mut core.cx))
     }
 }

@@ -8,6 +8,7 @@
 pub(crate) mod device;
 pub(crate) mod nexus;
 pub(crate) mod subsystem;
+pub(crate) mod vhost;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -19,12 +20,14 @@ use nvmf::fabrics::nqn::DISCOVERY_NQN;
 use nvmf::target::subsystem::{Subsystem, SubsystemConfig, SubsystemKind};
 use nvmf::target::{DigestPolicy, Portal, PortalId, SubsystemId, TargetDescription};
 use uuid::{Builder, Uuid};
+use vhost_blk::core::setup::DeviceKey;
 
 use crate::command::{PortalInfo, Presence};
 use crate::homes::NexusId;
 use device::DeviceEntry;
 use nexus::NexusEntry;
 use subsystem::SubsystemEntry;
+use vhost::VhostEntry;
 
 /// Number of a description: each change has the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,11 +84,14 @@ pub(crate) struct Model {
     pub portals: BTreeMap<u16, PortalEntry>,
     /// By the name of its device.
     pub nexuses: BTreeMap<String, NexusEntry>,
+    /// By the path of the socket.
+    pub vhosts: BTreeMap<String, VhostEntry>,
     pub going: Going,
     discovery: Arc<Subsystem>,
     digests: DigestPolicy,
     next_subsystem: u32,
     next_nexus: u64,
+    next_vhost: u64,
 }
 
 impl Model {
@@ -100,11 +106,13 @@ impl Model {
             subsystems: BTreeMap::new(),
             portals: BTreeMap::new(),
             nexuses: BTreeMap::new(),
+            vhosts: BTreeMap::new(),
             going: Going::default(),
             discovery: Arc::new(discovery),
             digests,
             next_subsystem: DISCOVERY_ID.0 + 1,
             next_nexus: 1,
+            next_vhost: 0,
         }
     }
 
@@ -120,6 +128,19 @@ impl Model {
         let id = self.next_nexus;
         self.next_nexus = id.checked_add(1).expect("no process lives that long");
         NexusId(id)
+    }
+
+    /// A number that no vhost device of this process ever had.
+    pub fn next_vhost_key(&mut self) -> DeviceKey {
+        let key = self.next_vhost;
+        self.next_vhost = key.checked_add(1).expect("no process lives that long");
+        DeviceKey(key)
+    }
+
+    /// The socket by which virtual machines reach the device, if there is one.
+    pub fn vhost_of(&self, device: &str) -> Option<&str> {
+        let found = self.vhosts.iter().find(|(_, one)| one.asked.device == device);
+        found.map(|(socket, _)| socket.as_str())
     }
 
     /// What cores are to serve. Only subsystems that were changed are made anew.

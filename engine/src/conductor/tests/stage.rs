@@ -14,6 +14,7 @@ use nvmf::target::{ApplyError, PortalId, SubsystemId, TargetDescription};
 use reactor::cores::CoreId;
 use reactor::counters::CoreCounters;
 use reactor::inbox::CallError;
+use vhost_blk::session::cores::CoreWork;
 
 use crate::conductor::stage::{Settlement, Stage};
 use crate::homes::{HomeWork, Homes};
@@ -194,5 +195,9 @@ impl Stage for FakeStage {
         let (done, ended) = mpsc::channel();
         homes.lock().unwrap().send((work, done)).unwrap();
         ended.recv().map_err(|_| CallError::Gone)
+    }
+
+    fn at_rings(&self, _: usize, _: Duration, _: CoreWork) -> Result<(), CallError> {
+        Err(CallError::Gone)
     }
 }
