@@ -2,7 +2,11 @@
 //!
 //! The path asks [`is`] where a rule is obeyed. Without the feature `planted`, which only tests
 //! turn on, that is a constant `false` and costs nothing; with it, the thread that simulates says
-//! which rule is broken. The rules of labels and owners have their own in [`crate::truth`].
+//! which rule is broken. The rules of labels and owners have their own in [`crate::truth`], which
+//! are explored there, one by one; with the feature the simulator may break them too.
+
+#[cfg(feature = "planted")]
+pub use crate::truth::planted::{Bug as LabelBug, plant as plant_label};
 
 /// A broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +29,13 @@ pub enum Bug {
     TargetIsNotWritten,
     /// Copies of a rebuild and writes to the same range are not kept apart.
     CopyWithoutOrder,
+    /// A device that was restarted is used on as if it had lost nothing.
+    RestartUnnoticed,
 }
 
 /// Every one of them.
 #[cfg(feature = "planted")]
-pub const ALL: [Bug; 9] = [
+pub const ALL: [Bug; 10] = [
     Bug::NoOrderBetweenCores,
     Bug::AckBeforeOut,
     Bug::BusyIsFailed,
@@ -39,6 +45,7 @@ pub const ALL: [Bug; 9] = [
     Bug::TargetIsRead,
     Bug::TargetIsNotWritten,
     Bug::CopyWithoutOrder,
+    Bug::RestartUnnoticed,
 ];
 
 #[cfg(not(feature = "planted"))]

@@ -2,7 +2,7 @@
 //!
 //! The seeds are cut into as many tests as run side by side on a small machine.
 
-use perf::sim::{Contexts, Lines, Outcome, Truthfulness, run_seed};
+use perf::sim::{Contexts, Lines, Mode, Outcome, Truthfulness, Wiring, run_seed};
 
 /// Seeds without labels that once failed, each for a reason of its own.
 const ONCE_FAILED: [u64; 3] = [1340, 2900, 3883];
@@ -11,19 +11,23 @@ const ONCE_FAILED: [u64; 3] = [1340, 2900, 3883];
 const ONCE_FAILED_TRACKED: [u64; 13] =
     [462, 483, 558, 16, 166, 641, 103, 242, 840, 2025, 3233, 5064, 6232];
 
-fn run_clean(truthfulness: Truthfulness, seeds: impl IntoIterator<Item = u64>) {
+fn run_clean(mode: Mode, seeds: impl IntoIterator<Item = u64>) {
     let mut contexts = Contexts::new();
     for seed in seeds {
-        let Outcome { result, last_lines, .. } =
-            run_seed(seed, truthfulness, Lines::None, &mut contexts);
+        let Outcome { result, last_lines, .. } = run_seed(seed, mode, Lines::None, &mut contexts);
         if let Err(violation) = result {
-            let again = run_seed(seed, truthfulness, Lines::Kept, &mut contexts).last_lines;
+            let again = run_seed(seed, mode, Lines::Kept, &mut contexts).last_lines;
             let lines = if last_lines.is_empty() { again } else { last_lines };
-            let labels = match truthfulness {
+            let labels = match mode.truthfulness {
                 Truthfulness::Untracked => "",
                 Truthfulness::Tracked => " --tracked",
             };
-            let replay = format!("cargo xtask sim --start {seed} --seeds 1{labels} --trace");
+            let network = match mode.wiring {
+                Wiring::Local => "",
+                Wiring::Network => " --network",
+            };
+            let replay =
+                format!("cargo xtask sim --start {seed} --seeds 1{labels}{network} --trace");
             panic!("{}\nseed {seed}: {violation}\nrepeat with: {replay}", lines.join("\n"));
         }
     }
@@ -31,31 +35,52 @@ fn run_clean(truthfulness: Truthfulness, seeds: impl IntoIterator<Item = u64>) {
 
 #[test]
 fn the_first_hundred_seeds_break_no_law() {
-    run_clean(Truthfulness::Untracked, 0..100);
+    run_clean(Mode::UNTRACKED, 0..100);
 }
 
 #[test]
 fn the_second_hundred_seeds_break_no_law() {
-    run_clean(Truthfulness::Untracked, 100..200);
+    run_clean(Mode::UNTRACKED, 100..200);
 }
 
 #[test]
 fn a_hundred_seeds_with_labels_and_crashes_break_no_law() {
-    run_clean(Truthfulness::Tracked, 0..100);
+    run_clean(Mode::TRACKED, 0..100);
+}
+
+#[test]
+fn sixty_seeds_over_a_network_break_no_law() {
+    run_clean(Mode::REMOTE, 0..60);
+}
+
+#[test]
+fn forty_seeds_over_a_network_with_labels_break_no_law() {
+    run_clean(Mode::REMOTE_TRACKED, 0..40);
+}
+
+#[test]
+fn a_seed_over_a_network_is_repeated_event_by_event() {
+    let hashes = || {
+        let mut contexts = Contexts::new();
+        let run = |seed| run_seed(seed, Mode::REMOTE_TRACKED, Lines::None, &mut contexts);
+        let outcomes = (300..306).map(run);
+        outcomes.map(|outcome| (outcome.hash, outcome.events)).collect::<Vec<_>>()
+    };
+    assert_eq!(hashes(), hashes());
 }
 
 #[test]
 fn seeds_that_once_failed_break_no_law() {
-    run_clean(Truthfulness::Untracked, ONCE_FAILED);
-    run_clean(Truthfulness::Tracked, ONCE_FAILED_TRACKED);
+    run_clean(Mode::UNTRACKED, ONCE_FAILED);
+    run_clean(Mode::TRACKED, ONCE_FAILED_TRACKED);
 }
 
 #[test]
 fn memory_does_not_grow_with_the_seeds() {
     let mut contexts = Contexts::new();
-    for seed in 0..40 {
-        for truthfulness in [Truthfulness::Untracked, Truthfulness::Tracked] {
-            run_seed(seed, truthfulness, Lines::None, &mut contexts);
+    for seed in 0..20 {
+        for mode in [Mode::UNTRACKED, Mode::TRACKED, Mode::REMOTE_TRACKED] {
+            run_seed(seed, mode, Lines::None, &mut contexts);
         }
     }
     assert_eq!(contexts.pools_lost, 0, "something outlives its process");
@@ -65,7 +90,7 @@ fn memory_does_not_grow_with_the_seeds() {
 fn a_seed_is_repeated_event_by_event() {
     let hashes = || {
         let mut contexts = Contexts::new();
-        let run = |seed| run_seed(seed, Truthfulness::Untracked, Lines::None, &mut contexts);
+        let run = |seed| run_seed(seed, Mode::UNTRACKED, Lines::None, &mut contexts);
         let outcomes = (300..320).map(run);
         outcomes.map(|outcome| (outcome.hash, outcome.events, outcome.result)).collect::<Vec<_>>()
     };
@@ -78,7 +103,7 @@ fn a_seed_is_repeated_event_by_event() {
 fn a_seed_with_crashes_is_repeated_event_by_event() {
     let hashes = || {
         let mut contexts = Contexts::new();
-        let run = |seed| run_seed(seed, Truthfulness::Tracked, Lines::None, &mut contexts);
+        let run = |seed| run_seed(seed, Mode::TRACKED, Lines::None, &mut contexts);
         let outcomes = (300..310).map(run);
         outcomes.map(|outcome| (outcome.hash, outcome.events)).collect::<Vec<_>>()
     };

@@ -6,6 +6,7 @@ use bdev::session::Sessions;
 use bdev::{Busy, Completions, Io, Lba, OpenError, QueuePair, Token};
 use reactor::{Cx, Nanos};
 
+use crate::planted::{self, Bug};
 use crate::view::{ChildDevice, Locality};
 
 /// Weight of the past in the moving average of latencies: one part in eight is new.
@@ -78,7 +79,9 @@ impl Port {
     /// asked after a poll: what came back may be of the new run.
     #[inline]
     pub(super) fn has_restarted(&self) -> bool {
-        self.sessions.as_ref().is_some_and(|sessions| sessions.restarts() != self.restarts)
+        let restarts = self.restarts;
+        self.sessions.as_ref().is_some_and(|sessions| sessions.restarts() != restarts)
+            && !planted::is(Bug::RestartUnnoticed)
     }
 
     /// It is used all the same, as there is no better one.

@@ -19,6 +19,9 @@ pub mod label;
 pub mod lease;
 pub mod names;
 pub mod owner;
+#[cfg(feature = "planted")]
+pub(crate) mod planted;
+#[cfg(not(feature = "planted"))]
 mod planted;
 pub mod quorum;
 pub mod record;

@@ -1,7 +1,7 @@
 //! Deliberate breaches of single rules, for the tests that show that each is needed.
 //!
-//! A rule asks [`is`] where it is obeyed. Outside tests that is a constant `false`; in tests the
-//! thread that explores says which rule is broken.
+//! A rule asks [`is`] where it is obeyed. Outside tests that is a constant `false`; in tests, and
+//! with the feature `planted`, the thread that explores or simulates says which rule is broken.
 
 /// A broken rule, named as in the explicit-state model that the rules come from.
 ///
@@ -9,8 +9,11 @@
 /// the owner knows, so it cannot carry a part of the maps, a copy without its mark, or data of an
 /// epoch that it does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "asked about by name, planted in tests only"))]
-pub(super) enum Bug {
+#[cfg_attr(
+    not(any(test, feature = "planted")),
+    expect(dead_code, reason = "asked about by name, planted in tests only")
+)]
+pub enum Bug {
     /// Held writes are acknowledged before the epoch is in force (rule 8).
     AckBeforeEpoch,
     /// An epoch counts once the survivors have it (rule 8).
@@ -67,25 +70,25 @@ pub(super) enum Bug {
     NoFlushAtChange,
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "planted")))]
 pub(super) const fn is(_bug: Bug) -> bool {
     false
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "planted"))]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
 /// True when this rule is broken on purpose.
-#[cfg(test)]
+#[cfg(any(test, feature = "planted"))]
 pub(super) fn is(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
 /// Breaks one rule on this thread, or none.
-#[cfg(test)]
-pub(super) fn plant(bug: Option<Bug>) {
+#[cfg(any(test, feature = "planted"))]
+pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 

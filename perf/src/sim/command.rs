@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use super::contexts::Contexts;
-use super::plan::Truthfulness;
+use super::plan::{Mode, Truthfulness, Wiring};
 use super::run::{Outcome, run_seed};
 use super::trace::Lines;
 use super::world::Counts;
@@ -28,6 +28,9 @@ pub struct Options {
     /// Keep labels on the disks, and let the process crash.
     #[arg(long)]
     pub tracked: bool,
+    /// Put each disk behind a target, and a network between.
+    #[arg(long)]
+    pub network: bool,
     /// Print every event.
     #[arg(long)]
     pub trace: bool,
@@ -43,13 +46,18 @@ pub struct Options {
 }
 
 impl Options {
-    fn truthfulness(&self) -> Truthfulness {
-        if self.tracked { Truthfulness::Tracked } else { Truthfulness::Untracked }
+    fn mode(&self) -> Mode {
+        let truthfulness =
+            if self.tracked { Truthfulness::Tracked } else { Truthfulness::Untracked };
+        let wiring = if self.network { Wiring::Network } else { Wiring::Local };
+        Mode { truthfulness, wiring }
     }
 
     /// What repeats a seed.
     fn replay(&self, seed: u64) -> String {
-        let kind = if self.tracked { " --tracked" } else { "" };
+        let tracked = if self.tracked { " --tracked" } else { "" };
+        let network = if self.network { " --network" } else { "" };
+        let kind = format!("{tracked}{network}");
         let commit = &self.commit;
         format!(
             "commit {commit}; repeat with: cargo xtask sim --start {seed} --seeds 1{kind} --trace"
@@ -67,7 +75,7 @@ pub fn execute(options: &Options) -> ExitCode {
     say_where_it_panics(options.clone());
     for seed in options.start..end {
         SEED.set(seed);
-        let outcome = run_seed(seed, options.truthfulness(), lines, &mut contexts);
+        let outcome = run_seed(seed, options.mode(), lines, &mut contexts);
         done += 1;
         if options.hashes {
             println!("seed {seed} hash {:016x} events {}", outcome.hash, outcome.events);
@@ -100,7 +108,7 @@ pub fn execute(options: &Options) -> ExitCode {
 /// The end of a failed run, run once more with its lines.
 fn explain(outcome: &Outcome, options: &Options, contexts: &mut Contexts) {
     if !options.trace {
-        let again = run_seed(outcome.seed, options.truthfulness(), Lines::Kept, contexts);
+        let again = run_seed(outcome.seed, options.mode(), Lines::Kept, contexts);
         again.last_lines.iter().for_each(|line| println!("{line}"));
         let is_same = again.hash == outcome.hash && again.result == outcome.result;
         println!("run again, it {}", if is_same { "is the same" } else { "DIFFERS" });

@@ -12,6 +12,9 @@ use reactor::sleep::{self, Sleeper, Waker};
 use reactor::socket::{AcceptedStream, Listener, Network, Ready, Socket, SocketKey, Wait};
 use reactor::{Clock, Cx, VirtualClock};
 
+use super::network::Port;
+use super::violation::Violation;
+
 /// What a core sleeps by.
 #[derive(Debug)]
 pub struct Bed {
@@ -66,19 +69,43 @@ impl Contexts {
         let clock = Clock::Virtual(hand.clone());
         let mut cx = Cx::new(CoreId(core as _), clock, pool, Box::new(NoNetwork), seed);
         cx.waker = Some(bed.waker.clone());
-        Ok(Core { cx, bed })
+        Ok(Core { cx, bed, port: None })
+    }
+
+    /// A context of a core that has a place in a simulated network.
+    ///
+    /// # Errors
+    ///
+    /// As [`Contexts::take`].
+    pub fn take_wired(
+        &mut self,
+        core: usize,
+        hand: &VirtualClock,
+        seed: u64,
+        port: &Port,
+    ) -> Result<Core, Violation> {
+        let taken = self.take(core, hand, seed);
+        let mut core = taken.map_err(|error| Violation::Stuck(error.to_string()))?;
+        core.cx.network = Box::new(port.clone());
+        core.port = Some(port.clone());
+        Ok(core)
     }
 
     /// Takes a context back. What its process was made of is gone, and with it the buffers that
     /// it had; where some are not back all the same, something still has them, and the pool is
     /// never used again.
     pub fn give(&mut self, core: Core) {
-        let Core { mut cx, mut bed } = core;
+        let Core { cx, mut bed, .. } = core;
         bed.sleeper.awake();
         self.beds.push(bed);
-        cx.dma.regain();
-        match cx.dma.taken() {
-            0 => self.pools.push(cx.dma),
+        // What devices left in the context goes first: it may have buffers too.
+        let mut pool = {
+            let cx = cx;
+            cx.dma
+        };
+        pool.regain();
+        match pool.taken() {
+            0 => self.pools.push(pool),
             _ => self.pools_lost += 1,
         }
     }
@@ -91,9 +118,25 @@ pub struct Core {
     pub cx: Cx,
     /// The sleep.
     pub bed: Bed,
+    /// Its place in a simulated network, if it has one.
+    pub port: Option<Port>,
 }
 
 impl Core {
+    /// Looks at its sockets, and notes what they report for the devices that own them.
+    pub fn look(&mut self) {
+        let mut ready = Vec::new();
+        self.cx.network.poll(Wait::No, &mut ready);
+        for ready in ready {
+            self.cx.device_readiness.note(ready);
+        }
+    }
+
+    /// True when a socket has something to report.
+    pub fn has_news(&self) -> bool {
+        self.port.as_ref().is_some_and(Port::has_news)
+    }
+
     /// Buffers that are in use.
     pub fn buffers_taken(&self) -> u32 {
         self.cx.dma.taken()

@@ -9,6 +9,7 @@ pub mod command;
 pub mod content;
 pub mod contexts;
 pub mod disk;
+pub mod network;
 pub mod plan;
 pub mod process;
 pub mod register;
@@ -20,7 +21,7 @@ pub mod volume;
 pub mod world;
 
 pub use contexts::Contexts;
-pub use plan::Truthfulness;
+pub use plan::{Mode, Truthfulness, Wiring};
 pub use run::{Outcome, run_seed};
 pub use trace::Lines;
 pub use violation::Violation;

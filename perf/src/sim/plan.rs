@@ -7,6 +7,7 @@ use reactor::Nanos;
 use reactor::random::Random;
 
 use super::disk::{Faults, Latency};
+use super::network::LinkPlan;
 
 /// Blocks of a volume: two stripes of 64 KiB and a part of a third.
 pub const VOLUME_BLOCKS: u64 = 300;
@@ -32,6 +33,68 @@ pub enum Truthfulness {
     Untracked,
     /// Labels on the disks: the process may crash, and another one opens the volume.
     Tracked,
+}
+
+/// How the process that serves the volume reaches the disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wiring {
+    /// It has them open itself.
+    Local,
+    /// Each is behind a target of its own: the real initiator and the real target, over simulated
+    /// streams.
+    Network,
+}
+
+/// What kind of run it is; the seed says the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// Who says which disks may be trusted.
+    pub truthfulness: Truthfulness,
+    /// How they are reached.
+    pub wiring: Wiring,
+}
+
+impl Mode {
+    /// Local disks, one process.
+    pub const UNTRACKED: Mode =
+        Mode { truthfulness: Truthfulness::Untracked, wiring: Wiring::Local };
+    /// Local disks with labels.
+    pub const TRACKED: Mode = Mode { truthfulness: Truthfulness::Tracked, wiring: Wiring::Local };
+    /// Remote disks, one process.
+    pub const REMOTE: Mode =
+        Mode { truthfulness: Truthfulness::Untracked, wiring: Wiring::Network };
+    /// Remote disks with labels.
+    pub const REMOTE_TRACKED: Mode =
+        Mode { truthfulness: Truthfulness::Tracked, wiring: Wiring::Network };
+}
+
+/// The way to a disk's target.
+#[derive(Clone, Copy, Debug)]
+pub struct WayPlan {
+    /// How it is when nothing is wrong with it.
+    pub plan: LinkPlan,
+    /// Nothing ever is, nor with the target.
+    pub is_reliable: bool,
+}
+
+/// What the network of a run does.
+#[derive(Clone, Debug)]
+pub struct NetworkPlan {
+    /// A link a disk.
+    pub links: Vec<WayPlan>,
+    /// Of the steps, those in which a link is cut...
+    pub cut_chance: f64,
+    /// ...or falls silent...
+    pub silence_chance: f64,
+    /// ...or a target is restarted.
+    pub restart_chance: f64,
+    /// How long a link is silent or a target away at most.
+    pub absence_most: Nanos,
+    /// Of the steps, those in which hosts begin to rest for a while, and a target is restarted in
+    /// the middle of it: what nobody wrote to meanwhile must find out all the same.
+    pub rest_chance: f64,
+    /// Digests are asked for.
+    pub digests: bool,
 }
 
 /// A disk of a run.
@@ -103,6 +166,8 @@ pub struct Plan {
     pub truthfulness: Truthfulness,
     /// Of the steps, those in which the process crashes and is started anew.
     pub crash_chance: f64,
+    /// The network to the disks, if there is one.
+    pub network: Option<NetworkPlan>,
 }
 
 fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -111,7 +176,7 @@ fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
 
 impl Plan {
     /// The plan of a seed.
-    pub fn new(seed: u64, truthfulness: Truthfulness) -> Plan {
+    pub fn new(seed: u64, mode: Mode) -> Plan {
         let random = &mut Random::new(seed);
         let disks = one_of(random, &[1, 2, 2, 3, 3, 3, 4]);
         let faulty = random.chance(0.7);
@@ -134,11 +199,18 @@ impl Plan {
             core_chance: one_of(random, &[0.0, 0.002, 0.02]),
             rebuild_chance: one_of(random, &[0.0, 0.002, 0.02]),
             power_chance: if faulty { one_of(random, &[0.0, 0.0, 0.001]) } else { 0.0 },
-            truthfulness,
+            truthfulness: mode.truthfulness,
             crash_chance: 0.0,
+            network: None,
         };
         if plan.truthfulness == Truthfulness::Tracked {
             plan.crash_chance = one_of(random, &[0.0, 0.0005, 0.002]);
+        }
+        if mode.wiring == Wiring::Network {
+            plan.ios = 60 + random.below(200);
+            // Each crash opens every device again.
+            plan.crash_chance /= 4.0;
+            plan.network = Some(network(random, plan.disks.len()));
         }
         plan
     }
@@ -170,6 +242,28 @@ fn disk_plan(random: &mut Random, faulty: bool) -> DiskPlan {
     }
 }
 
+fn network(random: &mut Random, links: usize) -> NetworkPlan {
+    let faulty = random.chance(0.8);
+    let mut link = |_| {
+        let plan = LinkPlan {
+            delay_most: Nanos::from_micros(one_of(random, &[5, 100, 100, 10_000])),
+            stream_bytes: one_of(random, &[2_000, 64 << 10, 1 << 20]),
+        };
+        WayPlan { plan, is_reliable: !faulty || random.chance(0.5) }
+    };
+    let links = (0..links).map(&mut link).collect();
+    let mut maybe = |chances: [f64; 3]| if faulty { one_of(random, &chances) } else { 0.0 };
+    NetworkPlan {
+        links,
+        cut_chance: maybe([0.0, 0.0005, 0.002]),
+        silence_chance: maybe([0.0, 0.0005, 0.001]),
+        restart_chance: maybe([0.0, 0.0005, 0.002]),
+        rest_chance: maybe([0.0, 0.001, 0.003]),
+        absence_most: Nanos::from_millis(one_of(random, &[1, 200, 4_000, 20_000])),
+        digests: random.chance(0.3),
+    }
+}
+
 fn mix(random: &mut Random) -> Mix {
     let mut weight = |choices: &[u64]| one_of(random, choices);
     Mix {
@@ -194,8 +288,7 @@ mod tests {
 
     #[test]
     fn seeds_differ_in_what_they_try() {
-        let plans: Vec<Plan> =
-            (0..200).map(|seed| Plan::new(seed, Truthfulness::Untracked)).collect();
+        let plans: Vec<Plan> = (0..200).map(|seed| Plan::new(seed, Mode::UNTRACKED)).collect();
         let share = |holds: &dyn Fn(&Plan) -> bool| plans.iter().filter(|plan| holds(plan)).count();
         let healthy = |disk: &DiskPlan| {
             let Faults { read_error, write_error, refusal, hang } = disk.faults;

@@ -16,9 +16,10 @@ use reactor::{Nanos, VirtualClock};
 use uuid::Uuid;
 
 use super::content::BLOCK_BYTES;
-use super::contexts::Contexts;
+use super::contexts::{Contexts, Core};
 use super::disk::{Disk, SharedPlatter};
-use super::plan::{Plan, Truthfulness, VOLUME_BLOCKS};
+use super::network::Cluster;
+use super::plan::{DiskPlan, Plan, Truthfulness, VOLUME_BLOCKS};
 use super::server::Server;
 use super::violation::Violation;
 
@@ -26,6 +27,8 @@ use super::violation::Violation;
 const NEXUS: NexusId = NexusId(Uuid::from_u128(0x7e5));
 /// The run of its host: processes crash, the host does not.
 const BOOT: Uuid = Uuid::from_u128(0xb007);
+/// Its name towards targets.
+const HOST: Uuid = Uuid::from_u128(0x405);
 /// Polls of a format at most.
 const FORMAT_POLLS_MAX: usize = 10_000;
 /// By how much the clock goes on between them.
@@ -39,24 +42,42 @@ pub fn data_start_blocks(plan: &Plan) -> u64 {
     }
 }
 
-fn children(plan: &Plan, disks: &[SharedPlatter]) -> Vec<ChildConfig> {
+/// Blocks of a disk.
+pub fn disk_blocks(plan: &Plan) -> u64 {
+    data_start_blocks(plan) + VOLUME_BLOCKS
+}
+
+/// Opens the disks for a process: itself, or over the network, which takes its time.
+pub fn open(
+    plan: &Plan,
+    disks: &[SharedPlatter],
+    cluster: Option<&mut Cluster>,
+    contexts: &mut Contexts,
+) -> Result<Vec<Arc<dyn BlockDevice>>, Violation> {
+    if let Some(cluster) = cluster {
+        return cluster.open(HOST, contexts);
+    }
+    let blocks = disk_blocks(plan);
+    let device = |(disk, plan): (&SharedPlatter, &DiskPlan)| {
+        Arc::new(Disk::new(disk.clone(), blocks, plan.depth_max)) as Arc<dyn BlockDevice>
+    };
+    Ok(disks.iter().zip(&plan.disks).map(device).collect())
+}
+
+fn children(plan: &Plan, devices: &[Arc<dyn BlockDevice>]) -> Vec<ChildConfig> {
     let data_start_blocks = data_start_blocks(plan);
     let standing = match plan.truthfulness {
         Truthfulness::Untracked => Standing::Member,
         Truthfulness::Tracked => Standing::ByTruth,
     };
-    let child = |(disk, depth_max)| {
-        let device = Disk::new(disk, data_start_blocks + VOLUME_BLOCKS, depth_max);
-        ChildConfig {
-            name: device.name().to_owned(),
-            device: Arc::new(device),
-            data_start_blocks,
-            locality: Locality::Remote,
-            standing,
-        }
+    let child = |device: &Arc<dyn BlockDevice>| ChildConfig {
+        name: device.name().to_owned(),
+        device: Arc::clone(device),
+        data_start_blocks,
+        locality: Locality::Remote,
+        standing,
     };
-    let depths = plan.disks.iter().map(|disk| disk.depth_max);
-    disks.iter().cloned().zip(depths).map(child).collect()
+    devices.iter().map(child).collect()
 }
 
 fn broken(error: impl std::fmt::Display) -> Violation {
@@ -67,9 +88,12 @@ fn broken(error: impl std::fmt::Display) -> Violation {
 pub fn format(
     plan: &Plan,
     disks: &[SharedPlatter],
+    mut cluster: Option<&mut Cluster>,
     hand: &VirtualClock,
     contexts: &mut Contexts,
 ) -> Result<(), Violation> {
+    let devices = open(plan, disks, cluster.as_deref_mut(), contexts)?;
+
     let spec = FormatSpec {
         nexus: NEXUS,
         policy: Policy::Solo,
@@ -79,16 +103,22 @@ pub fn format(
         host: Uuid::nil(),
         boot: BOOT,
     };
-    let mut core = contexts.take(0, hand, plan.seed).map_err(broken)?;
-    let mut format = Format::new(spec, &children(plan, disks)).map_err(broken)?;
+    let mut core = take(0, hand, plan.seed, cluster.as_deref_mut(), contexts)?;
+    let mut format = Format::new(spec, &children(plan, &devices)).map_err(broken)?;
     for _ in 0..FORMAT_POLLS_MAX {
         core.cx.advance_clock();
+        core.look();
         if let Some(result) = format.poll(&mut core.cx) {
-            drop(format);
+            drop((format, devices));
             contexts.give(core);
+            cluster.and_then(Cluster::end_process).into_iter().for_each(|core| contexts.give(core));
             return result.map_err(broken);
         }
         hand.advance(FORMAT_STEP);
+        if let Some(cluster) = &mut cluster {
+            cluster.advance();
+            (0..cluster.parties()).for_each(|party| cluster.pass(party));
+        }
         for disk in disks {
             disk.lock().unwrap_or_else(PoisonError::into_inner).advance(hand.read());
         }
@@ -96,14 +126,30 @@ pub fn format(
     Err(Violation::Stuck(String::from("the format never ends")))
 }
 
+/// A context of a core of a process.
+fn take(
+    core: usize,
+    hand: &VirtualClock,
+    seed: u64,
+    cluster: Option<&mut Cluster>,
+    contexts: &mut Contexts,
+) -> Result<Core, Violation> {
+    match cluster {
+        Some(cluster) => contexts.take_wired(core, hand, seed, &cluster.port()),
+        None => contexts.take(core, hand, seed).map_err(broken),
+    }
+}
+
 /// Starts a process. `number` counts those before it.
 pub fn start(
     plan: &Plan,
     disks: &[SharedPlatter],
+    mut cluster: Option<&mut Cluster>,
     hand: &VirtualClock,
     number: u64,
     contexts: &mut Contexts,
 ) -> Result<(Arc<Nexus>, Vec<Server>), Violation> {
+    let devices = open(plan, disks, cluster.as_deref_mut(), contexts)?;
     let (marking, uuid) = match plan.truthfulness {
         Truthfulness::Untracked => (Marking::Off, None),
         Truthfulness::Tracked => (Marking::Regions, Some(NEXUS.0)),
@@ -112,7 +158,7 @@ pub fn start(
         name: String::from("nexus0"),
         uuid,
         blocks: None,
-        children: children(plan, disks),
+        children: children(plan, &devices),
         marking,
     };
     let nexus = Nexus::new(config).map_err(broken)?;
@@ -120,7 +166,7 @@ pub fn start(
     for core in 0..plan.cores {
         // Identities are drawn from a core's numbers: no two processes have the same.
         let seed = plan.seed.rotate_left(20) ^ (number << 8) ^ (1 + core as u64);
-        let core = contexts.take(core, hand, seed).map_err(broken)?;
+        let core = take(core, hand, seed, cluster.as_deref_mut(), contexts)?;
         servers.push(Server::new(core, plan.depth, plan.idling));
     }
     let truth: Box<dyn Truth> = match plan.truthfulness {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::contexts::Contexts;
-use super::plan::{Plan, Truthfulness};
+use super::plan::{Mode, Plan};
 use super::trace::{Lines, Trace};
 use super::violation::Violation;
 use super::world::{Counts, World};
@@ -25,14 +25,9 @@ pub struct Outcome {
 }
 
 /// Runs a seed.
-pub fn run_seed(
-    seed: u64,
-    truthfulness: Truthfulness,
-    lines: Lines,
-    contexts: &mut Contexts,
-) -> Outcome {
+pub fn run_seed(seed: u64, mode: Mode, lines: Lines, contexts: &mut Contexts) -> Outcome {
     let trace = Trace::new(lines);
-    let plan = Plan::new(seed, truthfulness);
+    let plan = Plan::new(seed, mode);
     trace.say(|| format!("{plan:?}"));
     let outcome = |result| Outcome {
         seed,

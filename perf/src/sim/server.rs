@@ -164,11 +164,12 @@ impl Server {
         let now = self.core.cx.advance_clock();
         if let State::Asleep(until) = self.state {
             let is_due = until.is_some_and(|until| until <= now);
-            if !is_due && !self.core.bed.is_rung() {
+            if !is_due && !self.core.has_news() && !self.core.bed.is_rung() {
                 return Ok(());
             }
             self.rouse();
         }
+        self.core.look();
         let mut work = 0;
         if let Some(queue_pair) = &mut self.queue_pair {
             queue_pair.flush(&mut self.core.cx);
@@ -233,13 +234,19 @@ impl Server {
             && self.home.as_mut().is_none_or(|home| home.arm(cx));
         match is_still {
             true => self.state = State::Asleep(until),
-            false => self.core.bed.sleeper.cancel(),
+            false => {
+                self.core.bed.sleeper.cancel();
+                self.is_idle = false;
+            }
         }
     }
 
     /// When there is something to do here, as far as the core knows; nothing when it would sleep
     /// for ever. `now` when there is something already.
     pub fn next_event(&self, now: Nanos) -> Option<Nanos> {
+        if self.core.has_news() {
+            return Some(now);
+        }
         match (self.state, self.is_idle, self.wake()) {
             (State::Asleep(until), ..) => until,
             (State::Awake, false, _) | (State::Awake, true, Wake::Now) => Some(now),

@@ -78,6 +78,14 @@ pub enum Violation {
     /// Something was not given back.
     #[error("not given back: {0}")]
     Leak(String),
+    /// A comparison of the members did not find just what was damaged behind its back.
+    #[error("a comparison found {found} different blocks where {damaged:?} was damaged")]
+    Compared {
+        /// The block, if there was one.
+        damaged: Option<u64>,
+        /// What it counted.
+        found: u64,
+    },
     /// The code itself gave up.
     #[error("it panicked: {0}")]
     Panicked(String),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bdev::{BlockDevice, IoFlags, Operation};
+use nexus::rebuild::{Difference, VerifyState};
 use nexus::truth::Discard;
 use nexus::{ChildState, FaultReason, Home, Nexus};
 use reactor::random::Random;
@@ -13,6 +14,7 @@ use reactor::{Nanos, VirtualClock};
 
 use super::contexts::{Contexts, Core};
 use super::disk::{Faults, Latency, Platter, SharedPlatter};
+use super::network::Cluster;
 use super::plan::{DiskPlan, Mix, PLACE_BLOCKS, Plan, Truthfulness, VOLUME_BLOCKS};
 use super::process;
 use super::server::{Ended, Server};
@@ -24,6 +26,12 @@ use super::volume::Volume;
 const STEPS_PER_IO: u64 = 40;
 /// Steps of the second half of a run at most, in which nothing goes wrong and all must end.
 const DRAIN_STEPS_MAX: u64 = 40_000;
+/// The same where there is a network: most steps are then somebody else's.
+const DRAIN_STEPS_NETWORK_MAX: u64 = 1_000_000;
+/// How many times more steps a run with a network takes.
+const NETWORK_STEPS: u64 = 4;
+/// How long hosts rest at most: long enough for marks to be cleared meanwhile.
+const REST_MOST: Nanos = Nanos::from_secs(20);
 /// By how much more the clock goes on at each of these steps while a core polls.
 const BUSY_STEP: Nanos = Nanos::from_micros(1);
 /// How long a disk that stops, stops at most: longer than a child may be silent.
@@ -38,8 +46,8 @@ const PATIENCE: Nanos = Nanos::from_secs(2);
 enum Rest {
     /// All I/Os of hosts have been answered, and no change goes on.
     Hosts,
-    /// The volume is open, and what was given up has come back from the disks too: only where none
-    /// of them hangs.
+    /// The volume is open, every target is within reach, and what was given up has come back from
+    /// the disks too: only where none of them hangs.
     Disks,
 }
 
@@ -58,6 +66,8 @@ pub struct Counts {
     pub rebuilds: u64,
     /// Processes that crashed.
     pub crashes: u64,
+    /// Targets that were restarted.
+    pub target_restarts: u64,
 }
 
 /// See the module.
@@ -68,12 +78,20 @@ pub struct World {
     hand: VirtualClock,
     trace: Trace,
     disks: Vec<SharedPlatter>,
+    /// Targets and network, if there are any.
+    cluster: Option<Cluster>,
     nexus: Arc<Nexus>,
     servers: Vec<Server>,
     volume: Volume,
     ios_left: u64,
     /// Some member cannot fail, so that no error may reach a host.
     is_sheltered: bool,
+    /// Some disk never loses anything and is a member to the end, so that others may.
+    has_anchor: bool,
+    /// Until then hosts submit nothing.
+    quiet_until: Nanos,
+    /// When a target is restarted meanwhile.
+    restart_at: Option<Nanos>,
     /// When the volume had members first. To open it without a record takes every member, so until
     /// then hosts wait for the faulty ones too.
     opened_at: Option<Nanos>,
@@ -97,13 +115,16 @@ fn make_disks(plan: &Plan, trace: &Trace) -> Vec<SharedPlatter> {
 }
 
 /// True when nothing goes wrong with a disk.
-fn is_reliable(plan: &Plan, disk: &DiskPlan) -> bool {
+fn is_reliable(plan: &Plan, number: usize) -> bool {
+    let disk = &plan.disks[number];
+    let is_reached = plan.network.as_ref().is_none_or(|plan| plan.links[number].is_reliable);
     let Faults { read_error, write_error, refusal, hang } = disk.faults;
     let Latency { slow_chance, slow_most, .. } = disk.latency;
     let is_quick = slow_chance == 0.0 || slow_most < PATIENCE;
     let keeps_power = plan.power_chance == 0.0 || !disk.is_write_through;
     let is_left_alone = plan.operator_chance == 0.0 && plan.stall_chance == 0.0;
-    read_error + write_error + refusal + hang == 0.0 && is_quick && keeps_power && is_left_alone
+    let is_sound = read_error + write_error + refusal + hang == 0.0;
+    is_sound && is_reached && is_quick && keeps_power && is_left_alone
 }
 
 impl World {
@@ -112,19 +133,27 @@ impl World {
         let hand = VirtualClock::new();
         let random = Random::new(plan.seed ^ u64::MAX);
         let disks = make_disks(&plan, &trace);
+        let all = (&disks[..], process::disk_blocks(&plan));
+        let cluster = plan.network.as_ref();
+        let cluster =
+            cluster.map(|network| Cluster::new((&plan, network), all, &hand, &trace, contexts));
+        let mut cluster = cluster.transpose()?;
         if plan.truthfulness == Truthfulness::Tracked {
-            process::format(&plan, &disks, &hand, contexts)?;
+            process::format(&plan, &disks, cluster.as_mut(), &hand, contexts)?;
         }
         for (disk, of) in disks.iter().zip(&plan.disks) {
             platter(disk).set_faults(of.faults, of.latency);
         }
-        let (nexus, servers) = process::start(&plan, &disks, &hand, 0, contexts)?;
+        let (nexus, servers) = process::start(&plan, &disks, cluster.as_mut(), &hand, 0, contexts)?;
+        let has_anchor = (0..disks.len()).any(|number| is_reliable(&plan, number));
         Ok(World {
             volume: Volume::new(plan.seed),
             ios_left: plan.ios,
             // A crash means that it is opened again, which takes every member.
-            is_sheltered: plan.crash_chance == 0.0
-                && plan.disks.iter().any(|disk| is_reliable(&plan, disk)),
+            is_sheltered: plan.crash_chance == 0.0 && has_anchor,
+            has_anchor,
+            quiet_until: Nanos(0),
+            restart_at: None,
             opened_at: None,
             counts: Counts::default(),
             plan,
@@ -132,6 +161,7 @@ impl World {
             hand,
             trace,
             disks,
+            cluster,
             nexus,
             servers,
         })
@@ -140,22 +170,50 @@ impl World {
     /// Runs to the end; what it did.
     pub fn run(&mut self, contexts: &mut Contexts) -> Result<Counts, Violation> {
         // Hosts may wait for what only the end of the faults brings.
-        for _ in 0..self.plan.ios * STEPS_PER_IO {
+        let slowness = if self.cluster.is_some() { NETWORK_STEPS } else { 1 };
+        for _ in 0..self.plan.ios * STEPS_PER_IO * slowness {
             if self.ios_left == 0 {
                 break;
             }
             if self.random.chance(self.plan.crash_chance) {
                 self.crash(contexts)?;
             }
+            self.disturb(contexts)?;
             self.step()?;
         }
         self.quiesce()?;
         self.check_end()?;
         let disk_ios = self.disks.iter().map(|disk| platter(disk).counts.begun);
         self.counts.disk_ios = disk_ios.sum();
+        self.counts.target_restarts = self.cluster.as_ref().map_or(0, |cluster| cluster.restarts);
         let members = self.nexus.view().members.len();
         self.counts.lost_members = self.disks.len() as u64 - u64::from(members);
         Ok(self.counts)
+    }
+
+    /// Something goes wrong in the network, if there is one and the chance says so.
+    fn disturb(&mut self, contexts: &mut Contexts) -> Result<(), Violation> {
+        let (Some(cluster), Some(plan)) = (&mut self.cluster, &self.plan.network) else {
+            return Ok(());
+        };
+        let random = &mut self.random;
+        cluster.mishap(random, self.has_anchor, contexts)?;
+        let now = self.hand.read();
+        if now >= self.quiet_until && random.chance(plan.rest_chance) {
+            let rest = Nanos(random.below(REST_MOST.0));
+            self.quiet_until = now + rest;
+            self.restart_at = Some(now + Nanos(random.below(rest.0.max(1))));
+            self.trace.note("hosts rest", [self.quiet_until.0, 0, 0]);
+        }
+        if self.restart_at.is_some_and(|at| at <= now) {
+            self.restart_at = None;
+            cluster.restart(random, self.has_anchor, contexts)?;
+        }
+        Ok(())
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.hand.read() < self.quiet_until
     }
 
     /// The process is gone with all it had in flight, and another one opens the volume.
@@ -165,7 +223,8 @@ impl World {
         self.end_process(contexts);
         let Counts { crashes, .. } = self.counts;
         let (plan, disks, hand) = (&self.plan, &self.disks, &self.hand);
-        (self.nexus, self.servers) = process::start(plan, disks, hand, crashes, contexts)?;
+        let cluster = self.cluster.as_mut();
+        (self.nexus, self.servers) = process::start(plan, disks, cluster, hand, crashes, contexts)?;
         Ok(())
     }
 
@@ -190,6 +249,7 @@ impl World {
             self.change_cores()?;
         }
         let server = self.random.below(self.servers.len() as u64) as usize;
+        self.turn_elsewhere();
         if self.random.chance(tick_chance) {
             self.tick();
         } else if self.random.chance(0.5) {
@@ -199,6 +259,14 @@ impl World {
         }
         self.jump_if_idle();
         Ok(())
+    }
+
+    /// Somebody in the network has a turn, if there is one.
+    fn turn_elsewhere(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
+            let party = self.random.below(cluster.parties() as u64) as usize;
+            cluster.pass(party);
+        }
     }
 
     /// The clock goes on a little.
@@ -215,6 +283,9 @@ impl World {
         for disk in &self.disks {
             platter(disk).advance(now);
         }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.advance();
+        }
     }
 
     /// When the next thing happens that nobody has to begin.
@@ -222,14 +293,18 @@ impl World {
         let now = self.hand.read();
         let servers = self.servers.iter().filter_map(|server| server.next_event(now));
         let disks = self.disks.iter().filter_map(|disk| platter(disk).next_event());
-        servers.chain(disks).min()
+        let cluster = self.cluster.as_ref().and_then(|cluster| cluster.next_event(now));
+        let rest = [self.restart_at, self.is_quiet().then_some(self.quiet_until)];
+        let rest = rest.into_iter().flatten().filter(|at| *at > now);
+        servers.chain(disks).chain(cluster).chain(rest).min()
     }
 
     /// Where everybody waits for the clock, and hosts for credits, it goes to the next event.
     fn jump_if_idle(&mut self) {
         let now = self.hand.read();
         let can_submit = |server: &Server| server.has_credit();
-        if self.ios_left > 0 && self.servers.iter().any(can_submit) && self.random.chance(0.9) {
+        let may_submit = self.ios_left > 0 && !self.is_quiet();
+        if may_submit && self.servers.iter().any(can_submit) && self.random.chance(0.9) {
             return;
         }
         if let Some(next) = self.next_event().filter(|next| *next > now) {
@@ -240,6 +315,9 @@ impl World {
     fn pass(&mut self, server: usize) -> Result<(), Violation> {
         let mut ended = Vec::new();
         self.servers[server].pass(&mut self.volume, &mut ended)?;
+        if let Some(cluster) = &mut self.cluster {
+            cluster.touch();
+        }
         if self.opened_at.is_none() && !self.nexus.view().members.is_empty() {
             self.opened_at = Some(self.hand.read());
         }
@@ -285,7 +363,7 @@ impl World {
     }
 
     fn submit(&mut self, server: usize) -> Result<(), Violation> {
-        if self.ios_left == 0 || !self.servers[server].has_credit() {
+        if self.ios_left == 0 || self.is_quiet() || !self.servers[server].has_credit() {
             return Ok(());
         }
         self.ios_left -= 1;
@@ -416,6 +494,9 @@ impl World {
         for disk in &self.disks {
             platter(disk).heal();
         }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.heal();
+        }
         if let Some(home) = &mut self.servers[0].home {
             home.resume();
         }
@@ -427,21 +508,31 @@ impl World {
     fn is_at(&self, rest: Rest) -> bool {
         let home = self.servers[0].home.as_ref();
         let is_changing = home.is_some_and(|home| home.is_changing() || home.rebuild().is_some());
+        let is_comparing = home
+            .and_then(Home::verification)
+            .is_some_and(|report| report.state == VerifyState::Running);
         // The home core goes on to look at its labels.
         let has_labels = self.plan.truthfulness == Truthfulness::Tracked;
         let is_still = || self.disks.iter().all(|disk| platter(disk).inflight() == 0);
         let are_disks_left = || has_labels || is_still();
         let is_open = home.is_some_and(Home::is_assembled);
+        let are_connected = || self.cluster.as_ref().is_none_or(Cluster::is_connected);
         !is_changing
+            && !is_comparing
             && self.servers.iter().all(|server| server.pending() == 0)
-            && (rest == Rest::Hosts || is_open && are_disks_left())
+            && (rest == Rest::Hosts || is_open && are_connected() && are_disks_left())
     }
 
     fn drain(&mut self, rest: Rest) -> Result<(), Violation> {
-        for step in 0..DRAIN_STEPS_MAX {
+        let steps_max = match self.cluster {
+            Some(_) => DRAIN_STEPS_NETWORK_MAX,
+            None => DRAIN_STEPS_MAX,
+        };
+        for step in 0..steps_max {
             if self.is_at(rest) {
                 return Ok(());
             }
+            self.turn_elsewhere();
             let server = self.random.below(self.servers.len() as u64) as usize;
             self.pass(server)?;
             let now = self.hand.read();
@@ -476,6 +567,10 @@ impl World {
     }
 
     fn check_nothing_is_left(&mut self) -> Result<(), Violation> {
+        if self.cluster.is_some() {
+            // So has each connection, and one that was dropped leaves them to the next.
+            return Ok(());
+        }
         for (number, server) in self.servers.iter_mut().enumerate() {
             // Labels have buffers of their own.
             if server.home.is_some() && self.plan.truthfulness == Truthfulness::Tracked {
@@ -507,7 +602,8 @@ impl World {
         self.drain(Rest::Disks)?;
         self.check_nothing_is_left()?;
         self.volume.check()?;
-        for block in written {
+        for block in &written {
+            let block = *block;
             let read = self.volume.believed(block);
             for child in self.nexus.view().members {
                 let platter = platter(&self.disks[child.get()]);
@@ -519,14 +615,51 @@ impl World {
             }
         }
         self.check_states()?;
+        self.check_comparison(&written)?;
         self.servers.iter_mut().try_for_each(Server::close)?;
         self.check_disks_are_left()
     }
 
+    /// A comparison of the members finds a block that one of them has lost without a word, or has
+    /// written to the wrong place, and nothing else.
+    fn check_comparison(&mut self, written: &[u64]) -> Result<(), Violation> {
+        let members: Vec<usize> = self.nexus.view().members.iter().map(|one| one.get()).collect();
+        let start = process::data_start_blocks(&self.plan);
+        let mut damaged = None;
+        if members.len() > 1 && written.len() > 1 && self.random.chance(0.7) {
+            let member = members[self.random.below(members.len() as u64) as usize];
+            let mut block = || written[self.random.below(written.len() as u64) as usize];
+            let (block, other) = (block(), block());
+            let mut platter = platter(&self.disks[member]);
+            let (before, misdirected) =
+                (*platter.image.read(start + block), *platter.image.read(start + other));
+            if before != misdirected {
+                platter.image.write_through(start + block, misdirected);
+                damaged = Some(block);
+            }
+        }
+        let home = self.servers[0].home.as_mut().expect("the first core is the home core");
+        home.verify().map_err(|error| Violation::Stuck(error.to_string()))?;
+        self.servers[0].rouse();
+        self.drain(Rest::Disks)?;
+        let home = self.servers[0].home.as_ref().expect("the first core is the home core");
+        let report = home.verification().expect("a comparison has just been made");
+        let is_damaged = |found: &Difference| (Some(found.start), found.blocks) == (damaged, 1);
+        let is_found = match damaged {
+            Some(_) => report.different_blocks > 0 && report.differences.iter().all(is_damaged),
+            None => report.different_blocks == 0,
+        };
+        match is_found && report.state == VerifyState::Completed {
+            true => Ok(()),
+            false => Err(Violation::Compared { damaged, found: report.different_blocks }),
+        }
+    }
+
     /// A child with which nothing was wrong is a member.
     fn check_states(&self) -> Result<(), Violation> {
-        for ((disk, of), state) in (0..).zip(&self.plan.disks).zip(self.states()) {
-            if state != ChildState::Open && is_reliable(&self.plan, of) {
+        for (number, state) in self.states().into_iter().enumerate() {
+            if state != ChildState::Open && is_reliable(&self.plan, number) {
+                let disk = number as u64;
                 return Err(Violation::OutWithoutCause { disk, state });
             }
         }
@@ -559,12 +692,16 @@ impl World {
     /// Ends the run and gives back what it was made of.
     pub fn dissolve(mut self, contexts: &mut Contexts) {
         self.end_process(contexts);
+        if let Some(cluster) = self.cluster {
+            cluster.dissolve(contexts);
+        }
     }
 
     /// Its cores' contexts are given back once nothing is left of what ran on any of them.
     fn end_process(&mut self, contexts: &mut Contexts) {
         let servers = std::mem::take(&mut self.servers);
-        let cores: Vec<Core> = servers.into_iter().map(Server::crash).collect();
+        let admin = self.cluster.as_mut().and_then(Cluster::end_process);
+        let cores: Vec<Core> = servers.into_iter().map(Server::crash).chain(admin).collect();
         cores.into_iter().for_each(|core| contexts.give(core));
     }
 }
