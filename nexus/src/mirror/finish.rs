@@ -165,7 +165,10 @@ impl MirrorQueuePair {
         match is_swap {
             true if status.is_success() => self.swap(cx, index),
             true => self.finish(cx, index, status),
-            false => self.answer(index),
+            false => {
+                self.slots.at(index).done = ChildSet::only(child);
+                self.answer(cx, index);
+            }
         }
     }
 
@@ -203,7 +206,7 @@ impl MirrorQueuePair {
     /// The data of a read is there. It is given when every write that is in flight to its blocks
     /// has ended: what it may show must then be on every member (replica-truth 21).
     #[inline]
-    fn answer(&mut self, index: u32) {
+    fn answer(&mut self, cx: &mut Cx, index: u32) {
         let slot = self.slots.at(index);
         let Io { lba, blocks, .. } = slot.io;
         slot.stage = Stage::Answer;
@@ -216,18 +219,46 @@ impl MirrorQueuePair {
         if !self.ranges.enter_reader(index, lba.0, blocks) {
             return;
         }
-        if self.begins_at_once && !slot.has_asked {
+        if self.is_of_the_past(index) {
+            return self.ask_again(cx, index);
+        }
+        if self.begins_at_once && !self.slots.at(index).has_asked {
             // No other core has the volume open.
-            let status = slot.status;
+            let status = self.slots.at(index).status;
             return self.end(index, status);
         }
-        self.answer_between_cores(index);
+        self.answer_between_cores(cx, index);
+    }
+
+    /// True when who was asked is out by now: it may have done a write that has failed since, on
+    /// the members that are left, and then nobody may see it.
+    #[inline]
+    fn is_of_the_past(&mut self, index: u32) -> bool {
+        let done = self.slots.at(index).done;
+        done.intersection(self.readable).is_empty() && !planted::is(Bug::ReadInFlight)
+    }
+
+    /// Asks a member that is left, as if nobody had been asked.
+    #[cold]
+    fn ask_again(&mut self, cx: &mut Cx, index: u32) {
+        if self.ranges.contains(index) {
+            self.ranges.leave(index, &mut self.freed);
+        }
+        if self.slots.at(index).words > 0 {
+            self.give_back_stripes(index);
+        }
+        let slot = self.slots.at(index);
+        (slot.words, slot.has_asked, slot.done) = (0, false, ChildSet::EMPTY);
+        match slot.is_aborted {
+            true => self.end(index, Status::ABORT_REQUESTED),
+            false => self.send_anywhere(cx, index),
+        }
     }
 
     /// The same against writes of other cores: where there is one, the read waits its turn for the
     /// stripes like a write, and gives them back at once.
     #[inline(never)]
-    pub(super) fn answer_between_cores(&mut self, index: u32) {
+    pub(super) fn answer_between_cores(&mut self, cx: &mut Cx, index: u32) {
         let slot = self.slots.at(index);
         let (start, blocks) = (slot.io.lba.0, slot.io.blocks);
         let lock = &self.nexus.lock;
@@ -237,7 +268,10 @@ impl MirrorQueuePair {
             slot.has_asked = true;
             return self.list(index);
         }
-        let status = slot.status;
+        if self.is_of_the_past(index) {
+            return self.ask_again(cx, index);
+        }
+        let status = self.slots.at(index).status;
         self.end(index, status);
     }
 

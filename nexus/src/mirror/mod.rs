@@ -212,7 +212,7 @@ impl MirrorQueuePair {
                     slot.stage = Stage::New;
                     self.advance(cx, index);
                 }
-                Stage::Answer => self.answer_between_cores(index),
+                Stage::Answer => self.answer_between_cores(cx, index),
                 stage => unreachable!("a slot in {stage:?} waits for no range"),
             }
         }

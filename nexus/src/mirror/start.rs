@@ -25,7 +25,7 @@ impl MirrorQueuePair {
         match slot.stage {
             Stage::Vacant | Stage::Blocked | Stage::Held => {}
             Stage::Flight => self.send_unsent(cx, index),
-            Stage::Answer => self.answer_between_cores(index),
+            Stage::Answer => self.answer_between_cores(cx, index),
             Stage::New | Stage::Stripes | Stage::Ready => self.begin(cx, index),
         }
     }
