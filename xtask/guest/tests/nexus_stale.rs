@@ -1,5 +1,5 @@
-//! A replica that missed writes comes back after everything was down: a host never reads what was
-//! overwritten.
+//! A replica that missed writes, and was up when the one that has them was not: whichever of the
+//! two comes first after everything was down, a host never reads what was overwritten.
 
 #[cfg(test)]
 mod real_kernel {
@@ -71,6 +71,11 @@ mod real_kernel {
             guest.run_ok(&read, LIMIT).unwrap();
         }
 
+        /// Whether the read has ended, whatever it brought.
+        fn has_read(&mut self) -> bool {
+            self.guest.run_ok("wc -l < /tmp/read", LIMIT).unwrap().trim() != "0"
+        }
+
         /// The read ends, with this letter.
         fn reads(&mut self, letter: char) {
             let wait = "for i in $(seq 600); do
@@ -91,6 +96,23 @@ mod real_kernel {
             replicas.iter_mut().for_each(Replica::kill);
             assert_eq!(replicas[0].difference(&replicas[1]).unwrap(), None);
         }
+    }
+
+    #[test]
+    fn a_stale_replica_that_comes_first_serves_nothing_until_the_other_is_there() {
+        let mut scene = Scene::begin("stale-first");
+        scene.begin_read();
+        scene.replicas[1].start_again().unwrap();
+        scene.mirror.start_again(&[&scene.replicas[1]]).unwrap();
+        let words = scene.mirror.wait_for_refusal().unwrap();
+        assert!(words.contains(&scene.replicas[0].uri()), "{words}");
+        scene.controller.wait_for_state(&mut scene.guest, "live").unwrap();
+        assert_eq!(scene.mirror.wait_for_refusal().unwrap(), words);
+        assert!(!scene.has_read(), "{words}");
+        scene.replicas[0].start_again().unwrap();
+        scene.mirror.tell("add", &scene.replicas[0]).unwrap();
+        scene.reads('B');
+        scene.end();
     }
 
     #[test]
