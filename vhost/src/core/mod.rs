@@ -1,9 +1,9 @@
 //! The rings of one core: a part of the core's service, phase by phase.
 //!
 //! Rings come and go by closures of control threads ([`VhostCore::start`] and
-//! [`VhostCore::stop_ring`]); in between no lock, no allocation and no other thread is involved. Queues of a device are spread
-//! over the cores by the session, and each stays on its core until it is stopped: no request ever
-//! crosses cores.
+//! [`VhostCore::stop_ring`]); in between no lock, no allocation and no other thread is involved.
+//! Queues of a device are spread over the cores by the session, and each stays on its core until it
+//! is stopped: no request ever crosses cores.
 
 mod ring;
 mod root;
