@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::command::limits::CHILDREN_MAX;
-use engine::command::{CreateNexus, Labels};
+use engine::command::{CreateNexus, Force, Labels, LeftOut};
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
 use engine::{OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
@@ -55,9 +55,10 @@ pub enum Command {
 pub struct TargetOptions {
     /// File that says what to serve, in place of the options below (docs/target.toml shows one)
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "devices", "mirror", "mirror_name", "labels", "no_labels", "addr", "port", "advertise",
-        "nqn", "allow_hosts", "cores", "queue_size", "no_digest", "read_only", "poll", "no_huge",
-        "dma_mib", "grpc_socket", "grpc_address", "share", "vhost_sockets",
+        "devices", "mirror", "mirror_name", "labels", "no_labels", "force", "force_left_out",
+        "addr", "port", "advertise", "nqn", "allow_hosts", "cores", "queue_size", "no_digest",
+        "read_only", "poll", "no_huge", "dma_mib", "grpc_socket", "grpc_address", "share",
+        "vhost_sockets",
     ])]
     pub config: Option<PathBuf>,
     /// Check the file, print what would be served, and end
@@ -92,6 +93,15 @@ pub struct TargetOptions {
         value_parser = absolute,
     )]
     pub vhost_sockets: Vec<String>,
+    /// Open the mirror by force from this device of it, which has a label, whatever others hold:
+    /// what they have and it lacks is LOST. For one start, when those that a refusal names never
+    /// come back
+    #[arg(long, value_name = "URI", requires = "mirror", conflicts_with = "no_labels")]
+    pub force: Option<String>,
+    /// Force it also where others are known to have gone on without that device: what was
+    /// acknowledged since is lost for certain
+    #[arg(long, requires = "force")]
+    pub force_left_out: bool,
     /// Address to listen on, IPv4 or IPv6; 0.0.0.0 or :: for all
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", value_parser = address)]
     pub addr: IpAddr,
@@ -219,11 +229,19 @@ impl TargetOptions {
 
     /// Labels are for devices that outlive the process.
     fn mirror_labels(&self) -> Labels {
-        let is_memory = |uri: &String| uri.starts_with("malloc:") || uri.starts_with("null:");
-        match self.labels || !(self.no_labels || self.mirror.iter().all(is_memory)) {
-            true => Labels::AsFound,
-            false => Labels::None,
+        match (self.labels, self.no_labels) {
+            (true, _) => Labels::AsFound,
+            (_, true) => Labels::None,
+            _ => Labels::for_devices(self.mirror.iter().map(String::as_str)),
         }
+    }
+
+    fn mirror_force(&self) -> Option<Force> {
+        let left_out = match self.force_left_out {
+            true => LeftOut::Accepted,
+            false => LeftOut::Refused,
+        };
+        self.force.clone().map(|child| Force { child, left_out })
     }
 
     /// Its subsystem, with the port to listen on.
@@ -237,6 +255,7 @@ impl TargetOptions {
         let mirror = CreateNexus {
             nexus: self.mirror_name.clone(),
             labels: self.mirror_labels(),
+            force: self.mirror_force(),
             children: self.mirror.clone(),
             ..CreateNexus::default()
         };

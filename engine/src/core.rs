@@ -71,6 +71,8 @@ impl Service for EngineCore {
     }
 
     fn stop(&mut self, cx: &mut Cx, deadline: Nanos) {
+        // No change of members comes any more that an I/O could be held for.
+        self.homes.end();
         self.target.stop(cx, deadline);
         self.rings.stop(deadline);
     }

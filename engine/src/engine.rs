@@ -40,6 +40,9 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 /// How long a core may take to tell its service times.
 const SERVICE_TIMES_WITHIN: Duration = Duration::from_secs(1);
 
+/// What is left of the grace for cores to end, however long volumes took to be closed.
+const END_MIN: Duration = Duration::from_millis(100);
+
 /// How much longer than the grace that they were given cores may take to end.
 const STOP_SLACK: Duration = Duration::from_millis(250);
 
@@ -166,15 +169,26 @@ impl Engine {
         devices.into_iter().flat_map(notes).collect()
     }
 
-    /// Volumes that are not open yet, and why: a line for each.
+    /// Volumes that are not open yet, and children that are out, each with what is known of why.
     pub fn nexus_notes(&self) -> Vec<String> {
         let list = Command::Nexus(NexusCommand::List);
         let Ok(Reply::Nexuses(nexuses)) = self.execute(&list) else { return Vec::new() };
-        let note = |nexus: crate::command::NexusInfo| {
-            let words = nexus.refusal?;
-            Some(format!("nexus {} is not open, and waits: {words}", nexus.name))
+        let notes = |nexus: crate::command::NexusInfo| {
+            let name = nexus.name;
+            let refusal = nexus.refusal.into_iter();
+            let mut notes: Vec<String> = refusal
+                .map(|words| format!("nexus {name} is not open, and waits: {words}"))
+                .collect();
+            notes.extend(nexus.notice.map(|words| format!("WARNING: nexus {name}: {words}")));
+            for child in nexus.children {
+                let words = child.words.into_iter();
+                notes.extend(
+                    words.map(|words| format!("nexus {name} is without {}: {words}", child.uri)),
+                );
+            }
+            notes
         };
-        nexuses.into_iter().filter_map(note).collect()
+        nexuses.into_iter().flat_map(notes).collect()
     }
 
     /// The commands with which a Linux host connects, ready to paste: for each subsystem, one for
@@ -257,9 +271,12 @@ impl Engine {
     ///
     /// A core that panicked, or that did not end a quarter of a second after the grace.
     pub fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        let begun = Instant::now();
         self.conductor.close_volumes(grace);
         self.conductor.stop();
-        let ended = self.cores.end(grace);
+        // What closing took is not given once more; hosts' I/O waited for it, or has ended.
+        let left = grace.saturating_sub(begun.elapsed());
+        let ended = self.cores.end(left.max(grace.min(END_MIN)));
         self.conductor.join();
         self.conductor.release();
         ended

@@ -136,6 +136,11 @@ impl Homes {
         }
     }
 
+    /// Ends all nexuses: what waits fails with a path error, what is in flight ends.
+    pub fn end(&mut self) {
+        self.hosted.iter_mut().for_each(|(_, home)| home.end());
+    }
+
     /// Begins a chore for a nexus, unless that was done.
     pub fn begin_chore(
         &mut self,

@@ -6,12 +6,19 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use bdev::OpenError;
 use reactor::sync::{AtomicBool, Ordering};
 
-use crate::child::{ChildIndex, FaultReason};
+use crate::child::{CHILDREN_MAX, ChildIndex, FaultReason};
 
 /// Letters that wait for the home core at most.
 pub(crate) const LETTERS_MAX: usize = 1024;
+
+/// What a device says that cannot be opened, with its cause.
+pub(crate) fn in_words(error: &OpenError) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
 
 /// A letter to the home core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +45,26 @@ pub(crate) enum Letter {
 pub(crate) struct Mailbox {
     any: AtomicBool,
     letters: Mutex<VecDeque<Letter>>,
+    /// What a child's device last said when a core could not open it.
+    words: Mutex<[Option<String>; CHILDREN_MAX]>,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> Mailbox {
         let letters = Mutex::new(VecDeque::with_capacity(LETTERS_MAX));
-        Mailbox { any: AtomicBool::new(false), letters }
+        let words = Mutex::new([const { None }; CHILDREN_MAX]);
+        Mailbox { any: AtomicBool::new(false), letters, words }
+    }
+
+    /// Notes what a child's device says that cannot be opened; nothing for another child in its
+    /// place.
+    pub(crate) fn explain(&self, child: ChildIndex, words: Option<String>) {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)[child.get()] = words;
+    }
+
+    /// What a child's device last said that could not be opened.
+    pub(crate) fn words(&self, child: ChildIndex) -> Option<String> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)[child.get()].clone()
     }
 
     /// Posts a letter; false when the box is full.

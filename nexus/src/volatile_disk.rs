@@ -28,6 +28,8 @@ pub(crate) enum Mood {
     Gone,
     /// Each I/O waits until it is aborted.
     Hung,
+    /// As well as ever for those that have it open, and nobody else can open it.
+    Shut,
 }
 
 /// What it was given, in order.
@@ -144,6 +146,10 @@ impl BlockDevice for VolatileDisk {
     }
 
     fn open_queue_pair(&self, _: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+        if self.state().mood == Mood::Shut {
+            let source = std::io::Error::other("it is shut");
+            return Err(OpenError::System { device: self.name().to_owned(), source });
+        }
         Ok(Box::new(VolatileQueuePair {
             state: self.state.clone(),
             pending: Vec::new(),
@@ -231,7 +237,7 @@ impl QueuePair for VolatileQueuePair {
         let count = self.pending.len().min(completions.room());
         for io in self.pending.drain(..count) {
             let status = match state.mood {
-                Mood::Well => {
+                Mood::Well | Mood::Shut => {
                     Self::run(&mut state, &io);
                     Status::SUCCESS
                 }

@@ -92,6 +92,14 @@ pub struct CreateOptions {
     /// Whether its children carry labels, with which it outlives its process
     #[arg(long, value_enum, default_value_t = LabelsOption::None)]
     pub labels: LabelsOption,
+    /// Open it by force from this child, which has a label, whatever others hold: what they have
+    /// and it lacks is LOST. For when those that a refusal names never come back
+    #[arg(long, value_name = "URI")]
+    pub force: Option<String>,
+    /// Force it also where others are known to have gone on without that child: what was
+    /// acknowledged since is lost for certain
+    #[arg(long, requires = "force")]
+    pub force_left_out: bool,
 }
 
 /// Whether children carry labels.
@@ -193,6 +201,8 @@ pub(super) async fn ask(server: &Server, command: &NexusCommand) -> Result<Answe
                 len_bytes: options.size,
                 children: options.children.clone(),
                 labels: v1::Labels::from(options.labels).into(),
+                force: options.force.clone(),
+                force_left_out: options.force_left_out,
             };
             let made = rpc!(server, NexusServiceClient.create_nexus, request).nexus;
             Ok(Answer::Nexus(sent(made)?))
@@ -272,6 +282,7 @@ pub(super) fn nexus_json(nexus: &v1::Nexus) -> Value {
         "state": state(nexus),
         "paused": nexus.paused,
         "refusal": nexus.refusal,
+        "notice": nexus.notice,
         "block_bytes": nexus.block_bytes,
         "blocks": nexus.blocks,
         "len_bytes": len_bytes(nexus.block_bytes, nexus.blocks),
@@ -287,6 +298,7 @@ fn child_json(child: &v1::NexusChild) -> Value {
         "device": child.device,
         "state": child_state(child),
         "fault": fault(child),
+        "words": child.words,
         "errors": child.errors,
         "rebuild": child.rebuild.as_ref().map(progress_json),
     })
@@ -386,13 +398,22 @@ pub(super) fn children_table(all: &[v1::Nexus]) -> String {
                 nexus.name.clone(),
                 child.uri.clone(),
                 child_state(child),
-                fault(child).unwrap_or_else(|| String::from("-")),
+                out(child),
                 child.errors.to_string(),
                 child.rebuild.as_ref().map_or_else(|| String::from("-"), progress_text),
             ]
         })
     });
     table::table(&["nexus", "child", "state", "reason", "errors", "rebuild"], rows)
+}
+
+/// Why a child is out, with what is known of it.
+fn out(child: &v1::NexusChild) -> String {
+    match (fault(child), &child.words) {
+        (Some(fault), Some(words)) => format!("{fault}: {words}"),
+        (Some(fault), None) => fault,
+        (None, _) => String::from("-"),
+    }
 }
 
 fn progress_text(rebuild: &v1::RebuildProgress) -> String {

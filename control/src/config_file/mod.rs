@@ -20,7 +20,7 @@ pub use check::Mistake;
 pub use place::Place;
 pub use sections::{
     AnaState, ConfigFile, ControllerIds, DeviceSection, GrpcSection, Idle, NamespaceSection,
-    NexusSection, Pages, PortalSection, SubsystemSection, TargetSection,
+    NexusLabels, NexusSection, Pages, PortalSection, SubsystemSection, TargetSection,
 };
 pub use summary::Summary;
 

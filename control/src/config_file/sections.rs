@@ -120,8 +120,24 @@ pub struct NexusSection {
     pub uuid: Option<Text<Uuid>>,
     /// Its length; that of its shortest child unless given.
     pub len_bytes: Option<u64>,
+    /// Whether its children carry labels; labels unless all are memory that ends with the process.
+    pub labels: Option<NexusLabels>,
     /// What to open, 1 to 16; `bdev:///NAME` for a device of the file.
     pub children: Spanned<Vec<Spanned<String>>>,
+}
+
+/// Whether the children of a nexus carry labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NexusLabels {
+    /// They do not: all are taken to hold the same.
+    None,
+    /// All are blank, and get their first.
+    Create,
+    /// All are replicas of one volume, which is opened.
+    Open,
+    /// Whichever of the two they are.
+    AsFound,
 }
 
 /// `[[subsystems]]`: a subsystem.

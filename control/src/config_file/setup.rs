@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use engine::command::{
     self, Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, CreateNexus,
-    HostChoice, NexusCommand, SetAnaState,
+    HostChoice, Labels, NexusCommand, SetAnaState,
 };
 use engine::config::{DMA_MIB_DEFAULT, PORT_DEFAULT};
 use nvmf::target::DigestPolicy;
@@ -17,7 +17,7 @@ use reactor::reactor::IdlePolicy;
 use engine::TargetConfig;
 
 use super::sections::{
-    AnaState, ConfigFile, Idle, NexusSection, Pages, PortalSection, SubsystemSection,
+    AnaState, ConfigFile, Idle, NexusLabels, NexusSection, Pages, PortalSection, SubsystemSection,
 };
 use crate::grpc::GrpcOptions;
 
@@ -92,12 +92,24 @@ impl PortalSection {
 }
 
 impl NexusSection {
+    fn labels(&self) -> Labels {
+        let children = self.children.get_ref().iter().map(|child| child.get_ref().as_str());
+        match self.labels {
+            Some(NexusLabels::None) => Labels::None,
+            Some(NexusLabels::Create) => Labels::Create,
+            Some(NexusLabels::Open) => Labels::Open,
+            Some(NexusLabels::AsFound) => Labels::AsFound,
+            None => Labels::for_devices(children),
+        }
+    }
+
     fn to_command(&self) -> CreateNexus {
         let children = self.children.get_ref().iter().map(|child| child.get_ref().clone());
         CreateNexus {
             nexus: self.name.get_ref().clone(),
             uuid: self.uuid.as_ref().map(|uuid| uuid.0.to_string()),
             len_bytes: self.len_bytes,
+            labels: self.labels(),
             children: children.collect(),
             ..CreateNexus::default()
         }

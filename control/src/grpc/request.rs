@@ -7,8 +7,8 @@
 use api::v1;
 use engine::command::{
     Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, AnaState, Command, CommandError,
-    CreateNexus, HostChoice, Labels, NexusCommand, OfChild, ResizeDevice, SetAnaState, SetDelay,
-    SetFault,
+    CreateNexus, Force, HostChoice, Labels, LeftOut, NexusCommand, OfChild, ResizeDevice,
+    SetAnaState, SetDelay, SetFault,
 };
 
 use super::rule;
@@ -121,8 +121,13 @@ impl IntoCommand for v1::CreateNexusRequest {
                 return Err(invalid("labels", self.labels, advice));
             }
         };
+        let left_out = match self.force_left_out {
+            true => LeftOut::Accepted,
+            false => LeftOut::Refused,
+        };
+        let force = self.force.map(|child| Force { child, left_out });
         let v1::CreateNexusRequest { nexus, uuid, len_bytes, children, .. } = self;
-        let create = CreateNexus { nexus, uuid, len_bytes, labels, children };
+        let create = CreateNexus { nexus, uuid, len_bytes, labels, force, children };
         Ok(Command::Nexus(NexusCommand::Create(create)))
     }
 }

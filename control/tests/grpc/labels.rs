@@ -23,6 +23,12 @@ const DATA_BYTES: u64 = 16 << 20;
 /// A crashed mirror is open again within this time, the start of the process included.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
+/// A process that is asked to end does so within a second; this machine may be busy.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
+/// A device that has come back is in sync again within this time.
+const RETURN_WITHIN: Duration = Duration::from_secs(30);
+
 /// A target that mirrors files; killed if a test ends early.
 struct Mirror {
     child: Child,
@@ -39,7 +45,11 @@ fn mirror(files: &[&PathBuf], more: &[&str]) -> Command {
 
 impl Mirror {
     fn start(files: &[&PathBuf]) -> Mirror {
-        let mut child = mirror(files, &[]).spawn().unwrap();
+        Mirror::start_with(files, &[])
+    }
+
+    fn start_with(files: &[&PathBuf], more: &[&str]) -> Mirror {
+        let mut child = mirror(files, more).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         if line.is_empty() {
@@ -57,12 +67,18 @@ impl Mirror {
         Host::connect(self.address, NQN, 1)
     }
 
-    /// Sends a signal, waits, and tells what was said on standard error.
+    /// Sends a signal, waits, and tells what was said on standard error. When it is asked to end,
+    /// it does so soon and well, whatever its volume waits for.
     fn end(mut self, signal: Signal) -> String {
+        let begun = Instant::now();
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
         let mut words = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-        self.child.wait().unwrap();
+        let status = self.child.wait().unwrap();
+        if signal == Signal::SIGTERM {
+            assert!(status.success(), "{status}: {words}");
+            assert!(begun.elapsed() < END_WITHIN, "{:?}: {words}", begun.elapsed());
+        }
         words
     }
 }
@@ -142,6 +158,8 @@ fn a_mirror_of_files_outlives_its_process_and_a_stale_file_does_not_serve() {
     assert!(host.is_waiting(), "a stale file serves nobody");
     let said = alone.end(Signal::SIGTERM);
     assert!(said.contains("is not open, and waits"), "{said}");
+    let is_named = |path: &Path| said.contains(path.to_str().unwrap());
+    assert!(is_named(&a) && is_named(&b), "{said}");
     drop(host);
     let again = Mirror::start(&all);
     let mut host = again.host();
@@ -168,4 +186,90 @@ fn files_that_do_not_belong_together_are_refused_and_stay_as_they_are() {
     let kept = refused(&[&null], &["--labels"]);
     assert!(kept.contains("it keeps nothing"), "{kept}");
     assert!(fs::read(&a).unwrap() == before[0] && fs::read(&other).unwrap() == before[1]);
+}
+
+#[test]
+fn a_replica_that_is_not_there_is_done_without_and_joins_when_it_comes() {
+    let files = Files::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| files.blank(name));
+    let all = [&a, &b, &c];
+    let first = Mirror::start(&all);
+    let mut host = first.host();
+    host.write_and_check(0..50);
+    first.end(Signal::SIGTERM);
+    drop(host);
+    let away = files.0.join("away");
+    fs::rename(&c, &away).unwrap();
+    let second = Mirror::start(&all);
+    let mut host = second.host();
+    host.check(0..50);
+    host.write_and_check(100..150);
+    fs::rename(&away, &c).unwrap();
+    let begun = Instant::now();
+    while data(&a) != data(&c) {
+        assert!(begun.elapsed() < RETURN_WITHIN, "it stays out");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    host.write_and_check(200..210);
+    let said = second.end(Signal::SIGTERM);
+    assert!(said.contains("is without") && said.contains(c.to_str().unwrap()), "{said}");
+    drop(host);
+    assert!(data(&a) == data(&c) && data(&a) == data(&b), "files are equal");
+    // Alone with one of the others it has the majority, so it has every write.
+    let third = Mirror::start(&[&c, &b]);
+    let mut host = third.host();
+    host.check(0..50);
+    host.check(100..150);
+    host.check(200..210);
+    third.end(Signal::SIGTERM);
+}
+
+#[test]
+fn no_volume_is_created_while_one_of_its_files_is_missing() {
+    let files = Files::new();
+    let (a, b) = (files.blank("a"), files.0.join("b"));
+    let said = refused(&[&a, &b], &[]);
+    assert!(said.contains("is created with all of them"), "{said}");
+    assert!(fs::read(&a).unwrap().iter().all(|byte| *byte == 0), "nothing was written");
+    let none = refused(&[&b], &[]);
+    assert!(none.contains(b.to_str().unwrap()), "{none}");
+}
+
+#[test]
+fn force_opens_from_a_stale_file_only_when_that_is_meant_and_says_what_is_lost() {
+    let files = Files::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| files.blank(name));
+    let stale = c.to_str().unwrap();
+    let first = Mirror::start(&[&a, &b, &c]);
+    let mut host = first.host();
+    host.write_and_check(0..10);
+    first.end(Signal::SIGTERM);
+    drop(host);
+    let without = Mirror::start(&[&a, &b]);
+    let mut host = without.host();
+    host.write_and_check(100..110);
+    without.end(Signal::SIGTERM);
+    drop(host);
+    let asked = Mirror::start_with(&[&a, &c], &["--force", stale]);
+    let mut host = asked.host();
+    host.send_read();
+    assert!(host.is_waiting(), "it is known that others went on");
+    let said = asked.end(Signal::SIGTERM);
+    assert!(said.contains("others have gone on without"), "{said}");
+    drop(host);
+    let forced = Mirror::start_with(&[&a, &c], &["--force", stale, "--force-left-out"]);
+    let mut host = forced.host();
+    host.check(0..10);
+    host.write_and_check(200..210);
+    let said = forced.end(Signal::SIGTERM);
+    assert!(said.contains("WARNING") && said.contains("by force"), "{said}");
+    drop(host);
+    // The other history is given up: what was forced is what is opened from now on.
+    let again = Mirror::start(&[&a, &b, &c]);
+    let mut host = again.host();
+    host.check(0..10);
+    host.check(200..210);
+    again.end(Signal::SIGTERM);
+    let nowhere = refused(&[&a, &b], &["--force", stale]);
+    assert!(nowhere.contains("it is none of the children"), "{nowhere}");
 }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 pub use nexus::rebuild::{RebuildEnd, RebuildState, Scope};
+pub use nexus::truth::tracked::LeftOut;
 pub use nexus::{ChildState, FaultReason};
 use reactor::cores::CoreId;
 use uuid::Uuid;
@@ -77,6 +78,24 @@ pub enum Labels {
     AsFound,
 }
 
+impl Labels {
+    /// What suits devices that nobody has said anything of: labels, unless all are memory, which
+    /// ends with the process.
+    pub fn for_devices<'a>(mut uris: impl Iterator<Item = &'a str>) -> Labels {
+        let is_memory = |uri: &str| uri.starts_with("malloc:") || uri.starts_with("null:");
+        if uris.all(is_memory) { Labels::None } else { Labels::AsFound }
+    }
+}
+
+/// Opens a volume with labels from one replica, whatever others hold. Recorded in its label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Force {
+    /// URI of the child.
+    pub child: String,
+    /// Whether others may have gone on without it: what was acknowledged since is lost for certain.
+    pub left_out: LeftOut,
+}
+
 /// What a nexus is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateNexus {
@@ -90,6 +109,8 @@ pub struct CreateNexus {
     pub len_bytes: Option<u64>,
     /// Whether its children carry labels.
     pub labels: Labels,
+    /// The replica to open it from by force, once; none for the rules.
+    pub force: Option<Force>,
     /// URIs of its children, 1 to 16.
     pub children: Vec<String>,
 }
@@ -157,6 +178,8 @@ pub struct NexusInfo {
     pub is_paused: bool,
     /// Why a volume with labels is not open, in words; its I/O waits until it is.
     pub refusal: Option<String>,
+    /// What an operator is to know of how it was opened, in words.
+    pub notice: Option<String>,
     /// Bytes of a block; zero while it is coming.
     pub block_bytes: u32,
     /// Number of blocks.
@@ -214,6 +237,8 @@ pub struct ChildInfo {
     pub device: String,
     /// How it is.
     pub state: ChildState,
+    /// What is known of why it is out, in words; of one that is faulted.
+    pub words: Option<String>,
     /// I/Os that failed there and succeeded then, or elsewhere.
     pub errors: u64,
     /// Its rebuild, while there is one.

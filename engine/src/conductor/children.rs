@@ -29,6 +29,11 @@ impl Shared {
         let entry = state.model.nexuses.get(name).ok_or_else(|| nexuses::is_missing(name))?;
         let id = entry.id;
         if let Some(known) = entry.child(&child.text) {
+            if known.absent.is_some() {
+                drop(state);
+                self.reopen_child(name, id, &child.text, deadline)?;
+                return self.nexus_reply(name, deadline);
+            }
             if known.handle.is_some() {
                 drop(state);
                 return self.nexus_reply(name, deadline);
@@ -45,7 +50,7 @@ impl Shared {
             self.claim_child(&mut state, name, id, &child)?;
             let entry = state.model.nexuses.get_mut(name).expect("it was just there");
             let (uri, device) = (child.text.clone(), child.device.clone());
-            entry.children.push(ChildEntry { uri, device, handle: None });
+            entry.children.push(ChildEntry::coming(uri, device));
         }
         drop(state);
         let outcome = self.open_child(name, &child, deadline);
@@ -59,7 +64,7 @@ impl Shared {
     }
 
     /// Waits until the device of a child is open, and gives it to the home core.
-    fn open_child(
+    pub(super) fn open_child(
         self: &Arc<Shared>,
         name: &str,
         child: &nexuses::WantedChild,
@@ -152,11 +157,16 @@ impl Shared {
         deadline: Deadline,
     ) -> Result<Reply, CommandError> {
         let (name, uri) = self.known_child(asked)?;
+        if let Some(id) = self.absent_child(name, &uri)? {
+            self.reopen_child(name, id, &uri, deadline)?;
+        }
         let mut patience = Patience::new();
         loop {
             let wanted = uri.clone();
             let begun = self.ask_nexus(name, deadline, move |home, cx| {
                 match home.begin_target(cx, &wanted, Discard::No) {
+                    // It takes part in the opening by itself.
+                    Err(_) if !home.is_assembled() => Ok(()),
                     // The same again.
                     Err(_) if home.rebuild().is_some_and(|one| one.name == wanted) => Ok(()),
                     begun => begun.map(|_| ()),

@@ -32,6 +32,7 @@ fn report(home: &Home, mode: nexus::view::Mode) -> NexusReport {
         mode,
         is_paused: home.is_paused(),
         refusal: home.refusal().map(String::from),
+        notice: home.notice().map(String::from),
         rebuild: home.rebuild(),
         history: home.rebuild_history().cloned().collect(),
     }

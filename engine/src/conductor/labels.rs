@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::nexuses::{Patience, WantedChild};
 use super::state::Deadline;
-use crate::command::{CommandError, Labels, Progress};
+use crate::command::{CommandError, CreateNexus, Labels, Progress, field};
 use crate::homes::{Chore, ChoreEnd, NexusId};
 use crate::model::draw_uuid;
 
@@ -47,13 +47,13 @@ pub(super) struct Volume {
 
 impl Volume {
     /// How its truth is kept.
-    pub fn config(self) -> TrackedConfig {
+    pub fn config(self, opening: Opening) -> TrackedConfig {
         TrackedConfig {
             nexus: self.id,
             host: this_host(),
             boot: this_boot(),
             record: RecordSource::None,
-            opening: Opening::Ordinary,
+            opening,
             fence: None,
         }
     }
@@ -76,6 +76,24 @@ fn read_uuid(path: &str) -> Option<Uuid> {
 /// would leave no majority, so its owner decides alone.
 fn policy(children: usize) -> Policy {
     if children >= 3 { Policy::Majority } else { Policy::Solo }
+}
+
+/// How a volume is to be opened: from which child of a nexus, if by force.
+pub(super) fn opening(asked: &CreateNexus) -> Result<Opening, CommandError> {
+    let Some(force) = &asked.force else { return Ok(Opening::Ordinary) };
+    let child = field::uri(&force.child)?.to_string();
+    let invalid = |advice: &str| CommandError::Invalid {
+        field: "force",
+        value: child.clone(),
+        advice: String::from(advice),
+    };
+    if !matches!(asked.labels, Labels::Open | Labels::AsFound) {
+        return Err(invalid("only replicas with labels are opened by force"));
+    }
+    if !asked.children.contains(&child) {
+        return Err(invalid("it is none of the children"));
+    }
+    Ok(Opening::Forced { child, left_out: force.left_out })
 }
 
 /// Blocks of a child that its label takes.
@@ -121,6 +139,10 @@ pub(super) struct AskedLabels<'a> {
     /// Length of a volume that is created.
     pub blocks: Option<u64>,
     pub children: &'a [WantedChild],
+    /// Children that are not there, and why.
+    pub absent: &'a [String],
+    /// It is to be opened by force, so it is there.
+    pub is_forced: bool,
 }
 
 impl Shared {
@@ -147,8 +169,13 @@ impl Shared {
                     .refuse(format!("the children are replicas of volume {} already", nexus.0)))
             }
             Finding::Volume { nexus, blocks } => Ok(Volume { id: nexus, blocks }),
-            Finding::Blank(_) if asked.labels == Labels::Open => {
+            Finding::Blank(_) if asked.labels == Labels::Open || asked.is_forced => {
                 Err(asked.refuse(String::from("none of the children has a label")))
+            }
+            Finding::Blank(_) if !asked.absent.is_empty() => {
+                let absent = asked.absent.join("; ");
+                Err(asked
+                    .refuse(format!("a volume is created with all of them; missing is {absent}")))
             }
             Finding::Blank(begun) => {
                 let id = id.or(begun).unwrap_or_else(|| VolumeId(draw_uuid()));

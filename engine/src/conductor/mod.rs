@@ -21,6 +21,7 @@ mod labels;
 mod learning;
 mod nexuses;
 mod portals;
+mod returning;
 pub(crate) mod stage;
 pub(crate) mod state;
 mod subsystems;

@@ -160,7 +160,10 @@ impl Shared {
         let named = given.or((labels == Labels::None).then_some(uuid));
         let uuid_text = named.map(|uuid| uuid.to_string());
         let nexus = name.to_owned();
-        let asked = CreateNexus { nexus, uuid: uuid_text, len_bytes, labels, children: texts };
+        let force = asked.force.clone();
+        let asked =
+            CreateNexus { nexus, uuid: uuid_text, len_bytes, labels, force, children: texts };
+        labels::opening(&asked)?;
         let mut state = self.lock();
         let outcome = match state.model.nexuses.get(name) {
             Some(entry) => {
@@ -227,14 +230,14 @@ impl Shared {
         let mut outcomes = Vec::new();
         for child in &children {
             match self.claim_child(state, &name, id, child) {
-                Ok(outcome) => outcomes.extend(outcome),
+                Ok(outcome) => outcomes.extend(outcome.map(|one| (child.text.clone(), one))),
                 Err(error) => {
                     release_children(state, entry.children);
                     return Err(error);
                 }
             }
             let (uri, device) = (child.text.clone(), child.device.clone());
-            entry.children.push(ChildEntry { uri, device, handle: None });
+            entry.children.push(ChildEntry::coming(uri, device));
         }
         let outcome: Outcome = Arc::new(OnceLock::new());
         let (told, shared, made) = (Arc::clone(&outcome), Arc::clone(self), name.clone());
@@ -264,30 +267,30 @@ impl Shared {
         name: &str,
         id: NexusId,
         children: &[WantedChild],
-        outcomes: &[Outcome],
+        outcomes: &[(String, Outcome)],
     ) -> Result<(), CommandError> {
         let deadline = Deadline::after(WITHIN_MAX);
-        let look = |_: &mut State| {
-            let failed = outcomes.iter().find_map(|one| one.get()?.clone().err());
-            let all = outcomes.iter().all(|one| one.get().is_some());
-            failed.map(Err).or_else(|| all.then_some(Ok(())))
-        };
-        let late = |_: &State| deadline.passed(String::from("it has no end"), Progress::default());
-        let (mut state, opened) = self.wait(self.lock(), deadline, look, late)?;
-        opened?;
+        let mut state = self.await_children(name, deadline, children.len(), outcomes)?;
         let mut handles = Vec::with_capacity(children.len());
         for child in children {
-            handles.push((child, hand_out(&mut state, name, child)?));
+            let entry = state.model.nexuses.get(name).ok_or(CommandError::Stopping)?;
+            if entry.child(&child.text).is_none_or(|known| known.absent.is_none()) {
+                handles.push((child, hand_out(&mut state, name, child)?));
+            }
         }
         let entry = state.model.nexuses.get(name).ok_or(CommandError::Stopping)?;
         let (place, asked, own) = (entry.place, entry.asked.clone(), entry.uuid);
+        let absent = |one: &ChildEntry| Some(format!("{}: {}", one.uri, one.absent.as_ref()?));
+        let absent: Vec<String> = entry.children.iter().filter_map(absent).collect();
         drop(state);
-        let (nexus, volume) = self.make_nexus((place, id), deadline, (&asked, own), &handles)?;
+        let (nexus, volume) =
+            self.make_nexus((place, id), deadline, (&asked, own), &handles, &absent)?;
         drop(handles);
         let hosted = Arc::clone(&nexus);
+        let opening = labels::opening(&asked)?;
         self.at_home(place, deadline, move |homes, cx| {
             let truth: Box<dyn Truth> = match volume {
-                Some(volume) => Box::new(Tracked::new(volume.config())),
+                Some(volume) => Box::new(Tracked::new(volume.config(opening.clone()))),
                 None => Box::new(Untracked::default()),
             };
             homes.host(id, Home::new(Arc::clone(&hosted), cx, truth));
@@ -303,7 +306,48 @@ impl Shared {
         let device = state.model.devices.get_mut(name).ok_or(CommandError::Stopping)?;
         device.geometry = geometry;
         device.phase = DevicePhase::Present(Stack::new(nexus));
+        drop(state);
+        if volume.is_some() {
+            self.begin_bringing_back(name, id);
+        }
         Ok(())
+    }
+
+    /// Waits until the devices of new children are open. Replicas whose device cannot be opened are
+    /// absent; a volume that is created needs all of them, and so does one without labels.
+    fn await_children(
+        self: &Arc<Shared>,
+        name: &str,
+        deadline: Deadline,
+        children: usize,
+        outcomes: &[(String, Outcome)],
+    ) -> Result<Guard<'_>, CommandError> {
+        let state = self.lock();
+        let entry = state.model.nexuses.get(name).ok_or(CommandError::Stopping)?;
+        let needs_all = matches!(entry.asked.labels, Labels::None | Labels::Create);
+        let failed = || {
+            let failure =
+                |(uri, one): &(String, Outcome)| Some((uri.clone(), one.get()?.clone().err()?));
+            outcomes.iter().filter_map(failure)
+        };
+        let look = |_: &mut State| {
+            let all = outcomes.iter().all(|(_, one)| one.get().is_some());
+            let first = failed().next().map(|(_, error)| error);
+            let is_hopeless = all && failed().count() == children;
+            match first.filter(|_| needs_all || is_hopeless) {
+                Some(error) => Some(Err(error)),
+                None => all.then_some(Ok(())),
+            }
+        };
+        let late = |_: &State| deadline.passed(String::from("it has no end"), Progress::default());
+        let (mut state, opened) = self.wait(state, deadline, look, late)?;
+        opened?;
+        let entry = state.model.nexuses.get_mut(name).ok_or(CommandError::Stopping)?;
+        for (uri, error) in failed() {
+            let known = entry.children.iter_mut().find(|child| child.uri == uri);
+            known.into_iter().for_each(|child| child.absent = Some(error.to_string()));
+        }
+        Ok(state)
     }
 
     /// Makes a nexus of devices that are open; of labels as well where it is to have them.
@@ -313,6 +357,7 @@ impl Shared {
         deadline: Deadline,
         (asked, own): (&CreateNexus, Uuid),
         handles: &[(&WantedChild, Arc<dyn BlockDevice>)],
+        absent: &[String],
     ) -> Result<(Arc<Nexus>, Option<Volume>), CommandError> {
         let standing = match asked.labels {
             Labels::None => Standing::Member,
@@ -330,7 +375,9 @@ impl Shared {
         if asked.labels != Labels::None {
             let wanted: Vec<WantedChild> = handles.iter().map(|(one, _)| (*one).clone()).collect();
             let uuid = field::uuid(asked.uuid.as_deref())?;
-            let of = AskedLabels { labels: asked.labels, uuid, blocks, children: &wanted };
+            let labels = asked.labels;
+            let is_forced = asked.force.is_some();
+            let of = AskedLabels { labels, uuid, blocks, children: &wanted, absent, is_forced };
             let found = self.find_volume(home, deadline, &of, &children)?;
             blocks = Some(found.blocks);
             volume = Some(found);
@@ -591,6 +638,8 @@ fn check_same(entry: &NexusEntry, asked: &CreateNexus) -> Result<(), CommandErro
         format!("its children are {}", texts.join(", "))
     } else if entry.asked.labels != asked.labels {
         String::from("other labels were asked for")
+    } else if asked.force.is_some() && entry.asked.force != asked.force {
+        String::from("it is there already, and not opened by force")
     } else if entry.asked.len_bytes != asked.len_bytes {
         String::from("another length was asked for")
     } else {

@@ -8,7 +8,7 @@ use bdev::BlockDevice;
 use nexus::home::ChildReport;
 use nexus::rebuild::{RebuildProgress, RebuildRecord};
 use nexus::view::Mode;
-use nexus::{ChildState, Nexus};
+use nexus::{ChildState, FaultReason, Nexus};
 use reactor::cores::CoreId;
 use uuid::Uuid;
 
@@ -28,6 +28,15 @@ pub(crate) struct ChildEntry {
     pub device: String,
     /// What the nexus has of the device; nothing while it is being opened.
     pub handle: Option<Arc<Export>>,
+    /// Why the nexus does without it: its device cannot be opened.
+    pub absent: Option<String>,
+}
+
+impl ChildEntry {
+    /// A child whose device is to be opened.
+    pub fn coming(uri: String, device: String) -> ChildEntry {
+        ChildEntry { uri, device, handle: None, absent: None }
+    }
 }
 
 /// A nexus of the model; its device's entry says whether it is there.
@@ -53,6 +62,7 @@ pub(crate) struct NexusReport {
     pub mode: Mode,
     pub is_paused: bool,
     pub refusal: Option<String>,
+    pub notice: Option<String>,
     pub rebuild: Option<RebuildProgress>,
     pub history: Vec<RebuildRecord>,
 }
@@ -79,6 +89,7 @@ impl NexusEntry {
             state: self.state(&children),
             is_paused: self.known.as_ref().is_some_and(|known| known.is_paused),
             refusal: self.known.as_ref().and_then(|known| known.refusal.clone()),
+            notice: self.known.as_ref().and_then(|known| known.notice.clone()),
             block_bytes: geometry.map_or(0, |geometry| geometry.block_bytes),
             blocks: geometry.map_or(0, |geometry| geometry.blocks),
             home: cores(self.place),
@@ -105,10 +116,16 @@ impl NexusEntry {
         let report = reports.into_iter().find(|report| report.name == child.uri);
         let rebuild = self.known.as_ref().and_then(|known| known.rebuild.as_ref());
         let rebuild = rebuild.filter(|rebuild| rebuild.name == child.uri);
+        let unknown = match &child.absent {
+            Some(_) => ChildState::Faulted(FaultReason::CantOpen),
+            None => ChildState::Init,
+        };
+        let words = report.and_then(|report| report.words.clone());
         ChildInfo {
             uri: child.uri.clone(),
             device: child.device.clone(),
-            state: report.map_or(ChildState::Init, |report| report.state),
+            state: report.map_or(unknown, |report| report.state),
+            words: words.or_else(|| child.absent.clone()),
             errors: report.map_or(0, |report| report.errors as u64),
             rebuild: rebuild.map(progress),
         }

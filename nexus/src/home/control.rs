@@ -23,6 +23,8 @@ pub struct ChildReport {
     pub state: ChildState,
     /// Errors that were counted.
     pub errors: usize,
+    /// What is known of why it is out, in words; of one that is faulted.
+    pub words: Option<String>,
 }
 
 impl Home {
@@ -36,8 +38,20 @@ impl Home {
         ChildIndex::all().zip(&self.children).filter_map(|(index, child)| {
             let child = child.as_ref()?;
             let (name, errors) = (child.config.name.clone(), child.errors.count());
-            Some(ChildReport { index, name, state: child.state, errors })
+            let words = self.words(index, child.state);
+            Some(ChildReport { index, name, state: child.state, errors, words })
         })
+    }
+
+    fn words(&self, child: ChildIndex, state: ChildState) -> Option<String> {
+        let ChildState::Faulted(reason) = state else { return None };
+        let of_label = || self.truth.words(child);
+        let of_device = || self.ports.words(child).cloned();
+        let of_core = || self.nexus.mailbox.words(child);
+        match reason {
+            FaultReason::CantOpen => of_core().or_else(of_device).or_else(of_label),
+            _ => of_device().or_else(of_label),
+        }
     }
 
     /// The child of a name.
@@ -62,6 +76,7 @@ impl Home {
         let child = ChildIndex::all().find(|child| self.is_free(*child)).ok_or_else(no_place)?;
         self.ports.place(child, Some(config::prepare(&config).device));
         self.truth.place(child, Some(&config));
+        self.nexus.mailbox.explain(child, None);
         let state = ChildState::Faulted(FaultReason::OutOfSync);
         let (errors, comeback) = (ErrorStore::new(), Comeback::held());
         self.children[child.get()] = Some(Child { config, state, errors, comeback });

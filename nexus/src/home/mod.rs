@@ -11,6 +11,8 @@ mod comeback;
 mod comeback_tests;
 mod control;
 mod equal;
+#[cfg(test)]
+mod late_tests;
 mod marks;
 mod opening;
 mod ports;

@@ -25,6 +25,11 @@ impl Home {
         self.refusal.as_deref().filter(|_| self.stops.unassembled)
     }
 
+    /// What an operator is to know of how the volume was opened, in words.
+    pub fn notice(&self) -> Option<&str> {
+        self.truth.notice()
+    }
+
     /// True when the members are known: the volume has been opened.
     pub fn is_assembled(&self) -> bool {
         !self.stops.unassembled

@@ -10,6 +10,7 @@ use bdev::{BlockDevice, Busy, Completion, Completions, Io, QueuePair, Status};
 use reactor::{Cx, Wake};
 
 use crate::child::{CHILDREN_MAX, ChildIndex};
+use crate::mail::in_words;
 use crate::truth::ControlIo;
 
 /// I/Os of labels that a child can have at once.
@@ -20,6 +21,8 @@ pub const LABEL_DEPTH: u32 = 32;
 pub(crate) struct Ports {
     devices: [Option<Arc<dyn BlockDevice>>; CHILDREN_MAX],
     open: [Option<Box<dyn QueuePair>>; CHILDREN_MAX],
+    /// What devices said that could not be opened.
+    words: [Option<String>; CHILDREN_MAX],
     /// Refused because the child is not there, or cannot be opened.
     refused: VecDeque<(ChildIndex, Completion)>,
     polled: Completions,
@@ -30,6 +33,7 @@ impl Ports {
         Ports {
             devices: [const { None }; CHILDREN_MAX],
             open: [const { None }; CHILDREN_MAX],
+            words: [const { None }; CHILDREN_MAX],
             refused: VecDeque::with_capacity(LABEL_DEPTH as usize),
             polled: Completions::new(),
         }
@@ -40,6 +44,12 @@ impl Ports {
     pub(crate) fn place(&mut self, child: ChildIndex, device: Option<Arc<dyn BlockDevice>>) {
         self.devices[child.get()] = device;
         self.open[child.get()] = None;
+        self.words[child.get()] = None;
+    }
+
+    /// What a child's device said when it could not be opened.
+    pub(super) fn words(&self, child: ChildIndex) -> Option<&String> {
+        self.words[child.get()].as_ref()
     }
 
     /// True when nothing of a child's is in flight here.
@@ -91,7 +101,9 @@ impl ControlIo for Ports {
     fn submit(&mut self, cx: &mut Cx, child: ChildIndex, io: Io) -> Result<(), Busy> {
         let open = &mut self.open[child.get()];
         if let (None, Some(device)) = (&open, &self.devices[child.get()]) {
-            *open = device.open_queue_pair(cx, LABEL_DEPTH).ok();
+            let opened = device.open_queue_pair(cx, LABEL_DEPTH);
+            self.words[child.get()] = opened.as_ref().err().map(in_words);
+            *open = opened.ok();
         }
         match open {
             Some(port) => port.submit(cx, io),

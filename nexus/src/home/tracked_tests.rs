@@ -19,7 +19,8 @@ use crate::truth::label::LABEL_BYTES;
 use crate::truth::names::{NexusId, Policy, RecordId};
 use crate::truth::record::{FileRecord, write as write_record};
 use crate::truth::tracked::{
-    Contents, Fence, Format, FormatError, FormatSpec, Opening, RecordSource, Tracked, TrackedConfig,
+    Contents, Fence, Format, FormatError, FormatSpec, LeftOut, Opening, RecordSource, Tracked,
+    TrackedConfig,
 };
 use crate::view::Locality;
 use crate::volatile_disk::{DISK_BLOCK_BYTES, Given, Mood, VolatileDisk};
@@ -616,7 +617,7 @@ fn force_opens_from_a_replica_that_was_left_behind_and_the_other_is_a_stranger_t
     process.write(block_of(1), 2);
     drop(process);
     disks[1].set(Mood::Gone);
-    let opening = Opening::Forced { child: String::from("child0") };
+    let opening = Opening::Forced { child: String::from("child0"), left_out: LeftOut::Accepted };
     let mut process = Process::start_with(&disks, TrackedConfig { opening, ..settings() });
     process.open();
     assert_eq!(process.members(), set(&[0]));

@@ -10,7 +10,7 @@ use super::port::Port;
 use super::slot::Stage;
 use super::{CHILD_TIMEOUT, MirrorQueuePair, SWEEP_INTERVAL};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
-use crate::mail::Letter;
+use crate::mail::{Letter, in_words};
 use crate::planted::{self, Bug};
 use crate::view::Mode;
 
@@ -130,7 +130,10 @@ impl MirrorQueuePair {
                     self.ports[child.get()] = Some(port);
                     self.open = self.open.with(child);
                 }
-                Err(_) => self.suspend(child, FaultReason::CantOpen),
+                Err(error) => {
+                    self.nexus.mailbox.explain(child, Some(in_words(&error)));
+                    self.suspend(child, FaultReason::CantOpen);
+                }
             }
         }
         self.cell.set_open(self.open);

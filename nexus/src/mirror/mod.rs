@@ -356,6 +356,10 @@ impl QueuePair for MirrorQueuePair {
             // A write that waits for its range or its stripes ends when it gets them.
             if matches!(slot.stage, Stage::New | Stage::Ready) && !slot.is_listed {
                 self.advance(cx, index);
+            } else if slot.stage == Stage::Held && slot.work != Work::Everywhere && !slot.is_listed
+            {
+                // What members hold does not depend on it.
+                self.finish(cx, index, Status::ABORT_REQUESTED);
             }
         }
     }

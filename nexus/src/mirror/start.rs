@@ -252,6 +252,11 @@ impl MirrorQueuePair {
     fn read_nowhere(&mut self, cx: &mut Cx, index: u32) {
         let undecided = self.view.readable().intersection(self.suspended);
         let slot = self.slots.at(index);
+        // Nothing of it is in flight. Held for a child that may never open, it would not end.
+        if slot.is_aborted || self.view.mode == Mode::Ended {
+            let status = if slot.is_aborted { Status::ABORT_REQUESTED } else { ENDED };
+            return self.finish(cx, index, status);
+        }
         let status = slot.status;
         match undecided.minus(slot.failed).is_empty() && !slot.failed.is_empty() {
             true => self.finish(cx, index, status),

@@ -140,6 +140,16 @@ pub trait Truth: Debug {
     /// A child was put into this place, or taken away; nothing of its is in flight.
     fn place(&mut self, _child: ChildIndex, _config: Option<&ChildConfig>) {}
 
+    /// What is known of why a child is out, in words.
+    fn words(&self, _child: ChildIndex) -> Option<String> {
+        None
+    }
+
+    /// What an operator is to know of how the volume was opened, in words.
+    fn notice(&self) -> Option<&str> {
+        None
+    }
+
     /// How often the device of a child had restarted when it was known what its blocks are worth;
     /// nothing where nobody asked it.
     fn restarts(&self, _child: ChildIndex) -> Option<u64> {

@@ -77,7 +77,19 @@ pub enum Opening {
     Forced {
         /// Its name.
         child: String,
+        /// Whether it may have been left out: what was acknowledged since is lost for certain.
+        left_out: LeftOut,
     },
+}
+
+/// Whether a volume is forced open from a replica that others have gone on without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It is not: the refusal says so.
+    #[default]
+    Refused,
+    /// An operator gives up what was written since.
+    Accepted,
 }
 
 /// What a [`Tracked`] must know.
@@ -158,6 +170,8 @@ pub struct Tracked {
     /// When the lease is looked at next.
     next_look: Nanos,
     last_refusal: String,
+    /// What an opening by force has given up, in words.
+    notice: Option<String>,
     /// Members as the home core knows them.
     members: ChildSet,
     /// What the home core has asked for.
@@ -194,6 +208,7 @@ impl Tracked {
             is_owner_frozen: false,
             next_look: Nanos(0),
             last_refusal: String::new(),
+            notice: None,
             members: ChildSet::EMPTY,
             change: None,
             is_closing: false,
@@ -233,6 +248,16 @@ impl Tracked {
             && !is_asking
             && self.dismissed.is_empty()
             && !self.desks.iter().flatten().any(Desk::is_busy)
+            && !self.is_any_due(now)
+    }
+
+    /// A child is to be looked at again.
+    fn is_any_due(&self, now: Nanos) -> bool {
+        let is_due = |child: &ChildIndex| {
+            let desk = self.desks[child.get()].as_ref();
+            desk.is_some_and(|desk| desk.retry_at.is_some_and(|at| at <= now))
+        };
+        ChildIndex::all().filter(is_due).any(|child| self.is_asked(child))
     }
 
     /// Sessions that have ended: what was completed there may be lost (rule 25).
@@ -420,10 +445,8 @@ impl Truth for Tracked {
             };
             let fence = self.config.fence.unwrap_or(by_device);
             let mut desk = Desk::new(child, &config.name, device, self.config.boot, fence);
-            if matches!(self.phase, Phase::Learning { .. } | Phase::Claiming) {
-                // It may be the one that is waited for.
-                desk.retry_at = Some(Nanos(0));
-            }
+            // Read at once: it may be one that is waited for.
+            desk.retry_at = Some(Nanos(0));
             desk
         });
     }
@@ -432,6 +455,18 @@ impl Truth for Tracked {
 
     fn restarts(&self, child: ChildIndex) -> Option<u64> {
         self.desks[child.get()].as_ref().map(Desk::restarts)
+    }
+
+    fn words(&self, child: ChildIndex) -> Option<String> {
+        match &self.sights[child.get()] {
+            Sight::Misfit(words) => Some(words.clone()),
+            Sight::Blank => Some(String::from("it has no label")),
+            Sight::Unknown | Sight::Ours(_) => None,
+        }
+    }
+
+    fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
     }
 
     fn start_over(&mut self, cx: &mut Cx) {

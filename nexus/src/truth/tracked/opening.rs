@@ -4,7 +4,7 @@ use reactor::{Cx, Nanos};
 
 use super::clerk::Clerk;
 use super::desk::{Desk, Fence};
-use super::{Opening, Phase, RecordSource, Sight, Tracked, random_uuid};
+use super::{LeftOut, Opening, Phase, RecordSource, Sight, Tracked, random_uuid};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::truth::assembly::force;
 use crate::truth::label::store::LabelError;
@@ -112,7 +112,7 @@ impl Tracked {
         for child in self.present() {
             let is_waited_for = match self.phase {
                 Phase::Learning { .. } | Phase::Claiming => true,
-                Phase::Ruling { .. } | Phase::Serving => self.owner_waits_for(child),
+                Phase::Ruling { .. } | Phase::Serving => self.is_asked(child),
                 Phase::Resigned | Phase::Over => false,
             };
             let desk = self.desk(child);
@@ -123,6 +123,15 @@ impl Tracked {
                 desk.learn(now);
             }
         }
+    }
+
+    /// A child that is looked at beside the service: the owner waits for it, or it was put in late
+    /// and nobody knows yet who it is.
+    pub(super) fn is_asked(&self, child: ChildIndex) -> bool {
+        let is_new = matches!(self.sights[child.get()], Sight::Unknown)
+            && self.seats.place(child).is_none()
+            && !self.copies.targeting(child);
+        is_new || self.owner_waits_for(child)
     }
 
     /// A member that was lost while the owner cannot do without it.
@@ -230,7 +239,7 @@ impl Tracked {
                 let owner = self.owner.as_mut().expect("it claims");
                 owner.open().map_err(|refusal| refusal.to_string())
             }
-            Opening::Forced { child } => self.open_forced(cx, &child),
+            Opening::Forced { child, left_out } => self.open_forced(cx, &child, left_out),
         };
         if let Err(words) = opened {
             return self.refuse(&words);
@@ -248,7 +257,7 @@ impl Tracked {
     }
 
     /// Rule 32. Only once: should the volume be assembled again, that is by the rules.
-    fn open_forced(&mut self, cx: &mut Cx, name: &str) -> Result<(), String> {
+    fn open_forced(&mut self, cx: &mut Cx, name: &str, left_out: LeftOut) -> Result<(), String> {
         let named = |child: &ChildIndex| {
             self.desks[child.get()].as_ref().is_some_and(|desk| desk.name == name)
         };
@@ -258,7 +267,20 @@ impl Tracked {
         let owner = self.owner.as_mut().expect("it claims");
         let forced = owner.survey(|survey| force(survey, chosen, lineage));
         let forced = forced.map_err(|refusal| refusal.to_string())?;
-        owner.open_forced(forced.map_err(|error| error.to_string())?);
+        let forced = forced.map_err(|error| error.to_string())?;
+        let given_up = match forced.discards.is_empty() {
+            true => String::from("what others that are not here may hold"),
+            false => forced.discards.join(", "),
+        };
+        if forced.is_excluded && left_out == LeftOut::Refused {
+            return Err(format!(
+                "others have gone on without {name}: forced from it, the volume loses what was \
+                 acknowledged since, for certain ({given_up}); say so to go on"
+            ));
+        }
+        let owner = self.owner.as_mut().expect("it claims");
+        owner.open_forced(forced);
+        self.notice = Some(format!("it was opened by force from {name}: given up is {given_up}"));
         self.config.opening = Opening::Ordinary;
         Ok(())
     }

@@ -172,8 +172,7 @@ impl Tracked {
             Phase::Resigned | Phase::Over => return Wake::Never,
         };
         let waited_for = |child: &ChildIndex| {
-            !matches!(self.phase, Phase::Ruling { .. } | Phase::Serving)
-                || self.owner_waits_for(*child)
+            !matches!(self.phase, Phase::Ruling { .. } | Phase::Serving) || self.is_asked(*child)
         };
         let retries = self.present().filter(waited_for);
         let retries = retries.filter_map(|child| self.desks[child.get()].as_ref()?.retry_at);
