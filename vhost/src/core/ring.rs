@@ -61,17 +61,22 @@ impl ServedRing {
         setup: RingSetup,
     ) -> Result<ServedRing, StartError> {
         let features = setup.features().of_queue();
-        let RingSetup { ring, next_available, rules, cache, kick, call, error, .. } = setup;
+        let RingSetup { ring, next_available, inflight, rules, cache, kick, call, error, .. } =
+            setup;
         if let Some(kick) = &kick {
             cx.network.watch(kick.as_fd(), DESCRIPTOR_KEY).map_err(StartError::Watch)?;
         }
         let size = ring.size();
+        let mut queue = SplitQueue::new(ring, features, next_available);
+        if let Some(inflight) = inflight {
+            queue = queue.with_inflight(inflight);
+        }
         Ok(ServedRing {
             key,
             root,
             place,
             phase: Phase::Running,
-            queue: SplitQueue::new(ring, features, next_available),
+            queue,
             rules,
             cache,
             slots: Slots::new(size),

@@ -10,7 +10,7 @@ use bdev::{BlockDevice, OpenError};
 
 use super::signal::EventFd;
 use crate::block::{CacheMode, Features, Rules};
-use crate::virtqueue::{QueueError, Ring};
+use crate::virtqueue::{Inflight, QueueError, Ring};
 
 /// Rings that a core can have.
 pub const RINGS_PER_CORE_MAX: usize = 1024;
@@ -35,6 +35,8 @@ pub struct RingSetup {
     pub ring: Ring,
     /// Where it goes on.
     pub next_available: u16,
+    /// Where it is kept what is under way, if the front end has a place for that.
+    pub inflight: Option<Inflight>,
     /// What holds its blocks.
     pub device: Arc<dyn BlockDevice>,
     /// What requests are judged by.

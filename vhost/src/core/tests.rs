@@ -14,7 +14,10 @@ use super::*;
 use crate::block::config::RANGE_SECTORS_MAX;
 use crate::block::request::{RANGES_MAX, SERIAL_BYTES};
 use crate::block::{CacheMode, Features, Rules};
-use crate::testing::{BUFFERS_START, Driver, REGIONS, TestGuest};
+use crate::memory::Mapping;
+use crate::testing::{BUFFERS_START, Driver, REGIONS, TestGuest, memory_file};
+use crate::virtqueue::Inflight;
+use crate::virtqueue::inflight::queue_bytes;
 use crate::virtqueue::layout::FLAG_WRITE;
 
 const SIZE: u16 = 16;
@@ -34,6 +37,8 @@ struct World {
     driver: Driver,
     device: Arc<dyn BlockDevice>,
     cache: Arc<CacheMode>,
+    /// Where it is kept what is under way.
+    inflight: Option<Arc<Mapping>>,
     call: Event,
     error: Event,
 }
@@ -66,6 +71,7 @@ impl World {
             driver: Driver::new(0, SIZE),
             device,
             cache: Arc::new(CacheMode::default()),
+            inflight: None,
             call: event(),
             error: event(),
         };
@@ -83,6 +89,10 @@ impl World {
         let setup = RingSetup {
             ring: self.driver.ring(&self.guest),
             next_available,
+            inflight: self
+                .inflight
+                .as_ref()
+                .map(|mapping| Inflight::new(Arc::clone(mapping), KEY.queue, SIZE, SIZE).unwrap()),
             device: Arc::clone(&self.device),
             rules,
             cache: Arc::clone(&self.cache),
@@ -302,6 +312,46 @@ fn a_core_that_ends_answers_first_and_starts_nothing_more() {
     world.pass();
     assert!(world.core.stopped());
     assert_eq!(world.driver.used(&world.guest).len(), 1);
+}
+
+/// Takes requests on every other descriptor, and lets the process die after `phases` phases of a
+/// pass; another one goes on.
+fn every_request_is_answered_once_after_a_death(phases: usize) {
+    let mut world = World::new(512);
+    world.stop();
+    world.pass();
+    let bytes = queue_bytes(SIZE) * u64::from(KEY.queue + 1);
+    world.inflight = Some(Arc::new(Mapping::new(&memory_file(bytes), 0, bytes).unwrap()));
+    let features = Features(!Features::EVENT_INDEX.0);
+    world.start(0, features);
+    world.guest.write(HEADER, &4_u32.to_le_bytes());
+    let mut answered = Vec::new();
+    for round in 0..3 {
+        for head in [4, 0, 6, 2, 8] {
+            let buffers = [(HEADER, 16, 0), (STATUS, 1, FLAG_WRITE)];
+            world.driver.set_chain(&world.guest, head, &buffers);
+            world.driver.offer(&world.guest, head);
+        }
+        let World { core, cx, .. } = &mut world;
+        let all: [fn(&mut VhostCore, &mut Cx) -> usize; 3] =
+            [VhostCore::receive, VhostCore::poll_devices, VhostCore::send];
+        let _work: usize = all[..phases].iter().map(|phase| phase(core, cx)).sum();
+        // The process dies; the front end says no more than what the ring shows.
+        world.core = VhostCore::default();
+        let known = 5 * round + if phases == 3 { 5 } else { 0 };
+        world.start(known, features);
+        world.pass();
+        world.pass();
+        let heads = world.driver.used(&world.guest);
+        answered.extend(heads.iter().map(|(head, _)| *head));
+        answered[usize::from(round) * 5..].sort_unstable();
+    }
+    assert_eq!(answered, [0, 2, 4, 6, 8].repeat(3), "after {phases} phases");
+}
+
+#[test]
+fn requests_that_were_under_way_when_a_process_died_are_answered_once() {
+    (0..=3).for_each(every_request_is_answered_once_after_a_death);
 }
 
 /// What a hostile driver does.

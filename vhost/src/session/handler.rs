@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
@@ -15,14 +16,17 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
-use super::rings::{RingState, Rings, RingsError, Served};
+use super::rings::{InflightArea, RingState, Rings, RingsError, Served};
 use crate::block::config::WRITE_BACK_OFFSET;
 use crate::block::request::SERIAL_BYTES;
 use crate::block::{BlockConfig, Features, Rules};
 use crate::memory::{
-    FrontendAddress, GuestAddress, GuestRegion, MemoryError, MemoryMap, REGIONS_MAX, RegionPlace,
+    FrontendAddress, GuestAddress, GuestRegion, Mapping, MemoryError, MemoryMap, REGIONS_MAX,
+    RegionPlace,
 };
 use crate::virtqueue::RingAddresses;
+use crate::virtqueue::inflight::queue_bytes;
+use crate::virtqueue::layout::RING_SIZE_MAX;
 
 /// Bytes of a configuration that a message can carry.
 const CONFIG_BYTES_MAX: u32 = 256;
@@ -32,6 +36,7 @@ const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::RESET_DEVICE)
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
 /// See the module.
@@ -65,6 +70,15 @@ impl Handler {
         }
     }
 
+    /// Bytes of the memory for requests in flight.
+    fn inflight_bytes(&self, queues: u16, queue_size: u16) -> Result<u64> {
+        let is_legal = (1..=self.queues).contains(&queues) && queue_size <= RING_SIZE_MAX;
+        match is_legal && queue_size > 0 {
+            true => Ok(u64::from(queues) * queue_bytes(queue_size)),
+            false => Err(Error::InvalidParam),
+        }
+    }
+
     /// The front end is gone: nothing of its guest is in use when this returns.
     pub fn end(&mut self) {
         // A core that does not answer keeps the memory that it uses mapped by itself.
@@ -76,9 +90,10 @@ impl Handler {
 impl From<RingsError> for Error {
     fn from(error: RingsError) -> Error {
         match error {
-            RingsError::Index { .. } | RingsError::Ring(_) | RingsError::Running => {
-                Error::InvalidParam
-            }
+            RingsError::Index { .. }
+            | RingsError::Ring(_)
+            | RingsError::Inflight
+            | RingsError::Running => Error::InvalidParam,
             other => Error::ReqHandlerError(std::io::Error::other(other)),
         }
     }
@@ -254,12 +269,26 @@ impl VhostUserBackendReqHandlerMut for Handler {
         not_offered()
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        not_offered()
+    fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let VhostUserInflight { num_queues, queue_size, .. } = *asked;
+        let mmap_size = self.inflight_bytes(num_queues, queue_size)?;
+        let flags = MFdFlags::MFD_CLOEXEC;
+        let file = memfd_create("vhost-inflight", flags).map_err(std::io::Error::from);
+        let file = File::from(file.map_err(Error::ReqHandlerError)?);
+        file.set_len(mmap_size).map_err(Error::ReqHandlerError)?;
+        let given = VhostUserInflight { mmap_size, mmap_offset: 0, num_queues, queue_size };
+        self.set_inflight_fd(&given, file.try_clone().map_err(Error::ReqHandlerError)?)?;
+        Ok((given, file))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        not_offered()
+    fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
+        let VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size } = *given;
+        if mmap_size < self.inflight_bytes(num_queues, queue_size)? {
+            return Err(Error::InvalidParam);
+        }
+        let mapping = Arc::new(Mapping::new(&file, mmap_offset, mmap_size)?);
+        self.rings.set_inflight(InflightArea { mapping, room: queue_size });
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

@@ -19,8 +19,8 @@ use super::cores::{self, Cores};
 use crate::block::{CacheMode, Features, Rules};
 use crate::core::setup::{DeviceKey, RingKey, RingSetup, StartError, Stopped};
 use crate::core::signal::EventFd;
-use crate::memory::MemoryMap;
-use crate::virtqueue::{Ring, RingAddresses, RingError};
+use crate::memory::{Mapping, MemoryMap};
+use crate::virtqueue::{Inflight, Ring, RingAddresses, RingError};
 
 /// How long a core may take to begin or to stop a ring, its requests aside.
 const CORE_WITHIN: Duration = Duration::from_secs(10);
@@ -62,6 +62,9 @@ pub enum RingsError {
     /// Its requests do not come back from the device.
     #[error("the requests of a ring do not come back from its device")]
     Stuck,
+    /// What is under way has no place in the memory that was given for it.
+    #[error("the memory for requests in flight does not hold those of the ring")]
+    Inflight,
     /// A descriptor is none of the right kind, or the system has none left.
     #[error("a ring's descriptor is no eventfd, or cannot be doubled")]
     Descriptor(#[source] io::Error),
@@ -113,6 +116,24 @@ pub(super) struct Rings {
     vrings: Vec<Vring>,
     memory: Arc<MemoryMap>,
     rules: Rules,
+    inflight: Option<InflightArea>,
+}
+
+/// Where the front end keeps what is under way in all rings.
+#[derive(Debug)]
+pub(super) struct InflightArea {
+    pub mapping: Arc<Mapping>,
+    /// Entries that each queue has room for.
+    pub room: u16,
+}
+
+impl InflightArea {
+    fn of_queue(&self, index: u32, size: u32) -> Result<Inflight, RingsError> {
+        let number = |number| u16::try_from(number).map_err(|_| RingsError::Inflight);
+        let (index, size) = (number(index)?, number(size)?);
+        let part = Inflight::new(Arc::clone(&self.mapping), index, self.room, size);
+        part.ok_or(RingsError::Inflight)
+    }
 }
 
 impl Rings {
@@ -129,7 +150,7 @@ impl Rings {
             is_running: false,
         };
         let vrings = (0..queues).map(vring).collect();
-        Rings { served, vrings, memory: Arc::default(), rules }
+        Rings { served, vrings, memory: Arc::default(), rules, inflight: None }
     }
 
     /// What was negotiated, for rings that start from now on. As some front ends say it again while
@@ -142,6 +163,11 @@ impl Rings {
         self.stop(&running)?;
         self.rules.features = features;
         running.into_iter().try_for_each(|index| self.start_if_due(index))
+    }
+
+    /// Rings that start from now on keep what is under way there.
+    pub fn set_inflight(&mut self, area: InflightArea) {
+        self.inflight = Some(area);
     }
 
     /// The guest's memory.
@@ -278,6 +304,10 @@ impl Rings {
         let is_enabled_from_the_start = !self.rules.features.contains(Features::PROTOCOL);
         let (rules, served) = (self.rules, Arc::clone(&self.served));
         let memory = Arc::clone(&self.memory);
+        let size = self.vring(index)?.size;
+        let part = |area: &InflightArea| area.of_queue(index, size);
+        // Looked at only for a ring that starts.
+        let inflight = self.inflight.as_ref().map(part);
         let vring = self.vring(index)?;
         let is_enabled = vring.is_enabled || is_enabled_from_the_start;
         let Some(addresses) = vring.addresses.filter(|_| is_enabled && !vring.is_running) else {
@@ -291,6 +321,7 @@ impl Rings {
         let setup = RingSetup {
             ring: Ring::new(memory, vring.size, addresses)?,
             next_available: vring.next_available,
+            inflight: inflight.transpose()?,
             device: Arc::clone(&served.device),
             rules,
             cache: Arc::clone(&served.cache),

@@ -13,7 +13,7 @@ use bdev::{Geometry, Malloc};
 use proptest::prelude::*;
 use reactor::inbox::CallError;
 use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -24,7 +24,8 @@ use super::*;
 use crate::block::Features;
 use crate::core::VhostCore;
 use crate::testing::{BUFFERS_START, Driver, FRONTEND_OFFSET, REGIONS, TestGuest, region_place};
-use crate::virtqueue::layout::FLAG_WRITE;
+use crate::virtqueue::inflight::queue_bytes;
+use crate::virtqueue::layout::{FLAG_WRITE, RING_SIZE_MAX};
 
 const SOON: Duration = Duration::from_secs(20);
 const SIZE: u16 = 16;
@@ -314,6 +315,32 @@ fn what_a_front_end_may_not_do_is_refused() {
     }
     let most = VhostOptions { queues: QUEUES_MAX, ..options("queues") };
     assert!(VhostDevice::start(most, TestCores::new(1)).is_ok());
+}
+
+#[test]
+fn memory_for_requests_in_flight_is_made_and_taken_back() {
+    let device = device("inflight");
+    let mut machine = Machine::connect(&device);
+    let asked = VhostUserInflight::new(0, 0, 4, SIZE);
+    let (given, file) = machine.front_end.get_inflight_fd(&asked).unwrap();
+    assert_eq!(given.mmap_size, 4 * queue_bytes(SIZE));
+    let mut driver = {
+        machine.set_memory(&[0, 1]);
+        machine.start_queue(3)
+    };
+    assert_eq!(machine.request(&mut driver, 4, 0, &[]), 0);
+    drop(machine);
+    let mut machine = Machine::connect(&device);
+    machine.front_end.set_inflight_fd(&given, file.as_raw_fd()).unwrap();
+    machine.set_memory(&[0, 1]);
+    let mut driver = machine.start_queue(3);
+    assert_eq!(machine.request(&mut driver, 4, 0, &[]), 0);
+    drop(machine);
+    for (queues, size) in [(0, SIZE), (5, SIZE), (4, RING_SIZE_MAX + 1)] {
+        let mut machine = Machine::connect(&device);
+        let asked = VhostUserInflight::new(0, 0, queues, size);
+        assert!(machine.front_end.get_inflight_fd(&asked).is_err(), "{queues} {size}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::access::Ring;
 use super::chain::{ChainBuffer, ChainError, Indirect};
+use super::inflight::Inflight;
 use super::layout::{AVAILABLE_NO_INTERRUPT, USED_NO_NOTIFY};
 
 /// How kicks and calls are suppressed.
@@ -70,6 +71,10 @@ pub struct SplitQueue {
     published_used: u16,
     /// Kicks are asked for by the flag.
     is_armed: bool,
+    inflight: Option<Inflight>,
+    /// Heads that a process before had taken and not given back, and how many of them were taken.
+    recovered: Vec<u16>,
+    recovered_taken: usize,
 }
 
 impl SplitQueue {
@@ -84,9 +89,26 @@ impl SplitQueue {
             next_used: used,
             published_used: used,
             is_armed: false,
+            inflight: None,
+            recovered: Vec::new(),
+            recovered_taken: 0,
         };
         queue.refuse_kicks();
         queue
+    }
+
+    /// Keeps what is under way where it outlives the process. What was under way when one ended
+    /// is taken again, before all else.
+    #[must_use]
+    pub fn with_inflight(mut self, mut inflight: Inflight) -> SplitQueue {
+        self.recovered = inflight.recover(self.next_used);
+        let count = u16::try_from(self.recovered.len()).expect("no more heads than a ring has");
+        // Whatever the front end says: each head that was taken has come back, or is found here.
+        self.next_available = self.next_used.wrapping_add(count);
+        self.seen_available = self.next_available;
+        self.inflight = Some(inflight);
+        self.refuse_kicks();
+        self
     }
 
     /// Number of entries.
@@ -118,7 +140,8 @@ impl SplitQueue {
             return Err(QueueError::Jump { from, to, size });
         }
         self.seen_available = to;
-        Ok(count)
+        let recovered = self.recovered.len() - self.recovered_taken;
+        Ok(count + u16::try_from(recovered).expect("no more heads than a ring has"))
     }
 
     /// Takes the next head that [`SplitQueue::look`] has seen, and its chain.
@@ -128,16 +151,24 @@ impl SplitQueue {
     /// A malformed chain.
     #[inline]
     pub fn take(&mut self, chain: &mut ChainBuffer) -> Result<Option<u16>, QueueError> {
+        if let Some(head) = self.recovered.get(self.recovered_taken) {
+            chain.walk(&self.ring, *head, self.features.indirect)?;
+            self.recovered_taken += 1;
+            return Ok(Some(*head));
+        }
         if self.seen_available == self.next_available {
             return Ok(None);
         }
         let head = self.ring.available_entry(self.next_available);
         chain.walk(&self.ring, head, self.features.indirect)?;
         self.next_available = self.next_available.wrapping_add(1);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.take(head);
+        }
         Ok(Some(head))
     }
 
-    /// The last head that was taken was not taken after all.
+    /// The last head that was taken was not taken after all: the ring ends with it.
     pub fn untake(&mut self) {
         self.next_available = self.next_available.wrapping_sub(1);
     }
@@ -145,6 +176,9 @@ impl SplitQueue {
     /// Gives a chain back, with what was written to it. The driver sees it when it is published.
     #[inline]
     pub fn give_back(&mut self, head: u16, written_bytes: u32) {
+        if let Some(inflight) = &mut self.inflight {
+            inflight.give_back(head);
+        }
         self.ring.set_used_entry(self.next_used, head, written_bytes);
         self.next_used = self.next_used.wrapping_add(1);
     }
@@ -164,6 +198,9 @@ impl SplitQueue {
         let before = self.published_used;
         self.ring.publish_used(self.next_used);
         self.published_used = self.next_used;
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(self.next_used);
+        }
         // Sequentially consistent: pairs with the driver's barrier between asking for calls and
         // its last look at our index. Either it sees the index, or we see that it asks.
         fence(Ordering::SeqCst);
@@ -186,6 +223,7 @@ impl SplitQueue {
         // at what we ask for. Either we see the head, or it kicks.
         fence(Ordering::SeqCst);
         self.ring.available_index() == self.next_available
+            && self.recovered.len() == self.recovered_taken
     }
 
     /// Kicks are not wanted any more, as the ring is polled again.
