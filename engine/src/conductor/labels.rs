@@ -73,7 +73,7 @@ fn read_uuid(path: &str) -> Option<Uuid> {
 }
 
 /// Who decides about the members of a volume without a record: with fewer than three, losing one
-/// would leave no majority, so its owner decides alone.
+/// would leave no majority, so its owner decides alone. With more a restart may go without one.
 fn policy(children: usize) -> Policy {
     if children >= 3 { Policy::Majority } else { Policy::Solo }
 }
