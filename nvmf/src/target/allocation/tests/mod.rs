@@ -127,21 +127,15 @@ fn a_ram_disk_tells_what_was_written() {
 
 /// As nvme-cli 2.3 asks, whose room is a dword short of what it names.
 #[test]
-fn an_answer_is_no_longer_than_its_host_has_room_for() {
+fn a_data_pointer_that_is_shorter_than_what_is_asked_for_is_refused() {
     let mut connected = connected(vec![ram()]);
-    write(&mut connected, 5);
-    for (room, expected) in
-        [(36, list(2, &[(0, CHUNK)])), (8, list(1, &[])), (4, Err(Status::DATA_SGL_LENGTH_INVALID))]
-    {
+    for room in [36, 4] {
         let asked = GetLbaStatus { bytes: 40, ..WHOLE };
         let sgl = SglDescriptor::transport_data_block(room);
         let command = SubmissionEntry::for_lba_status(50, 1, asked).with_sgl(sgl);
         connected.admin.command(&mut connected.harness, command, &[]);
-        let answer = answer(&mut connected);
-        match (answer, expected) {
-            (Err(status), Err(expected)) => assert!(status.has_code(expected), "{status}"),
-            (answer, expected) => assert_eq!(answer, expected),
-        }
+        let status = answer(&mut connected).unwrap_err();
+        assert!(status.has_code(Status::DATA_SGL_LENGTH_INVALID), "{status}");
     }
 }
 
