@@ -44,6 +44,16 @@ pub enum NexusCommand {
         /// Its name
         nexus: String,
     },
+    /// Compares all members with each other while I/O goes on; `list -o json` tells what was found
+    Verify {
+        /// Its name
+        nexus: String,
+    },
+    /// Gives that up
+    StopVerify {
+        /// Its name
+        nexus: String,
+    },
     /// Adds a child, out of sync until it has been rebuilt
     Add(OfChild),
     /// Takes a child away
@@ -212,9 +222,11 @@ pub(super) async fn ask(server: &Server, command: &NexusCommand) -> Result<Answe
             rpc!(server, NexusServiceClient.destroy_nexus, request);
             Ok(Answer::Done)
         }
-        NexusCommand::Pause { .. } | NexusCommand::Resume { .. } | NexusCommand::Grow { .. } => {
-            Box::pin(ask_whole(server, command)).await
-        }
+        NexusCommand::Pause { .. }
+        | NexusCommand::Resume { .. }
+        | NexusCommand::Grow { .. }
+        | NexusCommand::Verify { .. }
+        | NexusCommand::StopVerify { .. } => Box::pin(ask_whole(server, command)).await,
         command => Box::pin(ask_child(server, command)).await,
     }
 }
@@ -225,6 +237,12 @@ async fn ask_whole(server: &Server, command: &NexusCommand) -> Result<Answer, St
         NexusCommand::Pause { nexus } => changed!(server, PauseNexusRequest, pause_nexus, nexus),
         NexusCommand::Resume { nexus } => {
             changed!(server, ResumeNexusRequest, resume_nexus, nexus)
+        }
+        NexusCommand::Verify { nexus } => {
+            changed!(server, VerifyNexusRequest, verify_nexus, nexus)
+        }
+        NexusCommand::StopVerify { nexus } => {
+            changed!(server, StopVerifyNexusRequest, stop_verify_nexus, nexus)
         }
         NexusCommand::Grow { nexus } => changed!(server, GrowNexusRequest, grow_nexus, nexus),
         _ => unreachable!("asked elsewhere"),
@@ -283,12 +301,32 @@ pub(super) fn nexus_json(nexus: &v1::Nexus) -> Value {
         "paused": nexus.paused,
         "refusal": nexus.refusal,
         "notice": nexus.notice,
+        "verification": nexus.verification.as_ref().map(verification_json),
         "block_bytes": nexus.block_bytes,
         "blocks": nexus.blocks,
         "len_bytes": len_bytes(nexus.block_bytes, nexus.blocks),
         "home_core": nexus.home_core,
         "children": nexus.children.iter().map(child_json).collect::<Vec<_>>(),
         "history": history.collect::<Vec<_>>(),
+    })
+}
+
+fn verification_json(found: &v1::Verification) -> Value {
+    let difference = |one: &v1::Difference| {
+        json!({
+            "uri": one.uri,
+            "reference": one.reference,
+            "start": one.start,
+            "blocks": one.blocks,
+        })
+    };
+    json!({
+        "state": word(found.state().as_str_name(), "VERIFY_STATE_"),
+        "total_blocks": found.total_blocks,
+        "done_blocks": found.done_blocks,
+        "different_blocks": found.different_blocks,
+        "unread_blocks": found.unread_blocks,
+        "differences": found.differences.iter().map(difference).collect::<Vec<_>>(),
     })
 }
 

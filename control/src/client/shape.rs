@@ -279,7 +279,10 @@ mod tests {
         let rebuild = Some(v1::RebuildProgress { rate: u64::MAX, ..Default::default() });
         let child = v1::NexusChild { state: 7, fault: 2, rebuild, ..Default::default() };
         let history = vec![v1::RebuildRecord { took_ns: u64::MAX, ..Default::default() }];
-        let nexus = v1::Nexus { children: vec![child], history, ..Default::default() };
+        let differences = vec![v1::Difference::default()];
+        let verification = Some(v1::Verification { differences, ..Default::default() });
+        let children = vec![child];
+        let nexus = v1::Nexus { children, history, verification, ..Default::default() };
         vec![
             Answer::Done,
             Answer::Devices(vec![device.clone()]),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use api::v1;
 use engine::command::{
-    ChildInfo, ChildState, FaultReason, NexusInfo, NexusState, ProgressInfo, RebuildEnd,
-    RebuildInfo, RebuildState, Scope,
+    ChildInfo, ChildState, DifferenceInfo, FaultReason, NexusInfo, NexusState, ProgressInfo,
+    RebuildEnd, RebuildInfo, RebuildState, Scope, VerifyInfo, VerifyState,
 };
 
 use super::response::presence;
@@ -25,6 +25,7 @@ pub(super) fn nexus(info: NexusInfo) -> v1::Nexus {
         paused: info.is_paused,
         refusal: info.refusal,
         notice: info.notice,
+        verification: info.verification.map(verification),
         block_bytes: info.block_bytes,
         blocks: info.blocks,
         home_core: info.home.map(|core| core.0),
@@ -51,6 +52,28 @@ fn child(info: ChildInfo) -> v1::NexusChild {
         uri: info.uri,
         device: info.device,
         rebuild: info.rebuild.map(progress),
+    }
+}
+
+fn verification(info: VerifyInfo) -> v1::Verification {
+    let state = match info.state {
+        VerifyState::Running => v1::VerifyState::Running,
+        VerifyState::Completed => v1::VerifyState::Completed,
+        VerifyState::Stopped => v1::VerifyState::Stopped,
+    };
+    let difference = |one: DifferenceInfo| v1::Difference {
+        uri: one.uri,
+        reference: one.reference,
+        start: one.start,
+        blocks: one.blocks,
+    };
+    v1::Verification {
+        state: state.into(),
+        total_blocks: info.total_blocks,
+        done_blocks: info.done_blocks,
+        different_blocks: info.different_blocks,
+        unread_blocks: info.unread_blocks,
+        differences: info.differences.into_iter().map(difference).collect(),
     }
 }
 

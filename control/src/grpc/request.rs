@@ -62,6 +62,8 @@ plain! {
     PauseNexusRequest { nexus } => Command::Nexus(NexusCommand::Pause { nexus });
     ResumeNexusRequest { nexus } => Command::Nexus(NexusCommand::Resume { nexus });
     GrowNexusRequest { nexus } => Command::Nexus(NexusCommand::Grow { nexus });
+    VerifyNexusRequest { nexus } => Command::Nexus(NexusCommand::Verify { nexus });
+    StopVerifyNexusRequest { nexus } => Command::Nexus(NexusCommand::StopVerify { nexus });
     AddChildRequest { nexus, uri } =>
         Command::Nexus(NexusCommand::AddChild(OfChild { nexus, uri }));
     RemoveChildRequest { nexus, uri } =>

@@ -60,6 +60,8 @@ responses! {
     PauseNexusResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     ResumeNexusResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     GrowNexusResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
+    VerifyNexusResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
+    StopVerifyNexusResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     AddChildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     RemoveChildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };
     OfflineChildResponse: Reply::Nexus(one) => { nexus: Some(nexus(one)) };

@@ -51,6 +51,8 @@ service! {
         pause_nexus: PauseNexusRequest -> PauseNexusResponse;
         resume_nexus: ResumeNexusRequest -> ResumeNexusResponse;
         grow_nexus: GrowNexusRequest -> GrowNexusResponse;
+        verify_nexus: VerifyNexusRequest -> VerifyNexusResponse;
+        stop_verify_nexus: StopVerifyNexusRequest -> StopVerifyNexusResponse;
         add_child: AddChildRequest -> AddChildResponse;
         remove_child: RemoveChildRequest -> RemoveChildResponse;
         offline_child: OfflineChildRequest -> OfflineChildResponse;

@@ -182,6 +182,13 @@ fn files_that_do_not_belong_together_are_refused_and_stay_as_they_are() {
     fs::write(&blank, vec![7; 32 << 20]).unwrap();
     let used = refused(&[&blank], &[]);
     assert!(used.contains("is no replica and not blank"), "{used}");
+    let over = refused(&[&a, &b], &["--no-labels"]);
+    assert!(over.contains("would be written over"), "{over}");
+    let mut damaged = vec![7; 32 << 20];
+    damaged[..8].copy_from_slice(b"MIRLABEL");
+    fs::write(&blank, damaged).unwrap();
+    let over = refused(&[&blank], &["--no-labels"]);
+    assert!(over.contains("are damaged), which would be written over"), "{over}");
     let null = Path::new("null:///n?size_mb=64").to_owned();
     let kept = refused(&[&null], &["--labels"]);
     assert!(kept.contains("it keeps nothing"), "{kept}");

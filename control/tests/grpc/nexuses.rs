@@ -147,3 +147,48 @@ fn what_cannot_be_is_refused() {
     }
     assert_eq!(states(&daemon), ["open", "open", "open"]);
 }
+
+/// What the comparison of the members of a nexus has found, once it has ended.
+fn verified(daemon: &Daemon, nexus: &str) -> Value {
+    daemon.ask(&["nexus", "verify", nexus]);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let listed = daemon.ask(&["nexus", "list"]);
+        let all = listed["nexuses"].as_array().unwrap();
+        let found = all.iter().find(|one| one["name"] == nexus).unwrap()["verification"].clone();
+        assert!(found.is_object(), "{listed}");
+        if found["state"] != "running" {
+            return found;
+        }
+        assert!(Instant::now() < until, "{found}");
+    }
+}
+
+#[test]
+fn members_are_compared_and_a_block_that_differs_is_told() {
+    let (daemon, _) = Daemon::start(CONFIG, "");
+    let mut host = Host::connect(daemon.portal(), NQN, 1);
+    host.write_and_check(0..64);
+    let equal = verified(&daemon, "n");
+    assert_eq!((&equal["state"], &equal["different_blocks"]), (&"completed".into(), &0.into()));
+    assert_eq!(equal["done_blocks"], equal["total_blocks"]);
+    let beside = std::env::current_exe().unwrap();
+    let names = ["one", "two"].map(|name| {
+        let path = beside.with_file_name(format!("nexuses-{name}-{}.disk", std::process::id()));
+        std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        path
+    });
+    let mut spoiled = vec![7; 1 << 20];
+    spoiled[3 * 4096] = 8;
+    std::fs::write(&names[1], spoiled).unwrap();
+    let uris = names.each_ref().map(|path| format!("uring://{}", path.display()));
+    daemon.ask(&["nexus", "create", "m", &uris[0], &uris[1]]);
+    let found = verified(&daemon, "m");
+    assert_eq!(found["different_blocks"], 1, "{found}");
+    let difference = &found["differences"][0];
+    assert_eq!((&difference["start"], &difference["blocks"]), (&24.into(), &1.into()), "{found}");
+    let named = [&difference["reference"], &difference["uri"]].map(|uri| uri.as_str().unwrap());
+    assert_eq!(named, uris.each_ref().map(String::as_str), "{found}");
+    daemon.ask(&["nexus", "destroy", "m"]);
+    names.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+}

@@ -24,8 +24,9 @@ pub use nvmf::target::namespace::Access;
 
 pub use error::{CommandError, ErrorKind, Progress};
 pub use nexus::{
-    ChildInfo, ChildState, CreateNexus, FaultReason, Force, Labels, LeftOut, NexusCommand,
-    NexusInfo, NexusState, OfChild, ProgressInfo, RebuildEnd, RebuildInfo, RebuildState, Scope,
+    ChildInfo, ChildState, CreateNexus, DifferenceInfo, FaultReason, Force, Labels, LeftOut,
+    NexusCommand, NexusInfo, NexusState, OfChild, ProgressInfo, RebuildEnd, RebuildInfo,
+    RebuildState, Scope, VerifyInfo, VerifyState,
 };
 pub use reply::{
     CoreInfo, CountersInfo, DeviceInfo, HostsInfo, NamespaceCounters, NamespaceInfo, PortalInfo,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-pub use nexus::rebuild::{RebuildEnd, RebuildState, Scope};
+pub use nexus::rebuild::{RebuildEnd, RebuildState, Scope, VerifyState};
 pub use nexus::truth::tracked::LeftOut;
 pub use nexus::{ChildState, FaultReason};
 use reactor::cores::CoreId;
@@ -40,6 +40,17 @@ pub enum NexusCommand {
     },
     /// Makes it as long as its shortest child; answered by [`super::Reply::Nexus`].
     Grow {
+        /// Its name.
+        nexus: String,
+    },
+    /// Compares all members with each other while I/O goes on; answered by
+    /// [`super::Reply::Nexus`], and what was found is told by [`NexusCommand::List`].
+    Verify {
+        /// Its name.
+        nexus: String,
+    },
+    /// Gives that up; answered by [`super::Reply::Nexus`].
+    StopVerify {
         /// Its name.
         nexus: String,
     },
@@ -138,6 +149,8 @@ impl NexusCommand {
             | NexusCommand::StartRebuild(_)
             | NexusCommand::StopRebuild(_) => REMOVE_WITHIN,
             NexusCommand::Resume { .. }
+            | NexusCommand::Verify { .. }
+            | NexusCommand::StopVerify { .. }
             | NexusCommand::Grow { .. }
             | NexusCommand::PauseRebuild(_)
             | NexusCommand::ResumeRebuild(_) => CHANGE_WITHIN,
@@ -190,6 +203,8 @@ pub struct NexusInfo {
     pub children: Vec<ChildInfo>,
     /// Rebuilds that have ended, oldest first: the last 32.
     pub history: Vec<RebuildInfo>,
+    /// What the comparison under way, or the last one, has found.
+    pub verification: Option<VerifyInfo>,
 }
 
 /// A rebuild that has ended.
@@ -226,6 +241,36 @@ pub struct ProgressInfo {
     pub left: Option<Duration>,
     /// Hosts' I/O holds it back.
     pub is_held_back: bool,
+}
+
+/// What a comparison of the members of a nexus has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyInfo {
+    /// How it is.
+    pub state: VerifyState,
+    /// Blocks of the volume.
+    pub total_blocks: u64,
+    /// Of them, those that were looked at.
+    pub done_blocks: u64,
+    /// Blocks that differ, counted once for each member that differs.
+    pub different_blocks: u64,
+    /// Blocks that could not be read, counted once for each member.
+    pub unread_blocks: u64,
+    /// Where members differ: the first of them, [`nexus::rebuild::DIFFERENCES_MAX`] at most.
+    pub differences: Vec<DifferenceInfo>,
+}
+
+/// Neighbouring blocks in which a member differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DifferenceInfo {
+    /// URI of the member; empty for one that was removed.
+    pub uri: String,
+    /// URI of the one that it was compared with; empty for one that was removed.
+    pub reference: String,
+    /// First block of the volume.
+    pub start: u64,
+    /// How many.
+    pub blocks: u64,
 }
 
 /// A child of a nexus.

@@ -33,6 +33,7 @@ fn report(home: &Home, mode: nexus::view::Mode) -> NexusReport {
         is_paused: home.is_paused(),
         refusal: home.refusal().map(String::from),
         notice: home.notice().map(String::from),
+        verification: home.verification().cloned(),
         rebuild: home.rebuild(),
         history: home.rebuild_history().cloned().collect(),
     }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bdev::uri::DeviceUri;
 use nexus::ChildConfig;
 use nexus::truth::label::LABEL_BYTES;
+use nexus::truth::label::store::LabelError;
 use nexus::truth::names::{NexusId as VolumeId, Policy};
 use nexus::truth::tracked::{
-    Contents, Finding, Format, FormatError, FormatSpec, Opening, RecordSource, Survey,
+    Contents, Finding, Format, FormatError, FormatSpec, Opening, RecordSource, Survey, SurveyError,
     TrackedConfig,
 };
 use uuid::Uuid;
@@ -119,8 +120,8 @@ pub(super) fn check_kept(labels: Labels, children: &[WantedChild]) -> Result<(),
 
 /// What new children hold: memory reads as zeroes.
 fn contents(children: &[WantedChild]) -> Contents {
-    let is_memory = |child: &WantedChild| matches!(child.uri, DeviceUri::Malloc(_));
-    if children.iter().all(is_memory) { Contents::Equal } else { Contents::Unknown }
+    let is_zero = |child: &WantedChild| matches!(child.uri, DeviceUri::Malloc(_));
+    if children.iter().all(is_zero) { Contents::Equal } else { Contents::Unknown }
 }
 
 fn refused(error: &dyn std::error::Error) -> CommandError {
@@ -145,7 +146,51 @@ pub(super) struct AskedLabels<'a> {
     pub is_forced: bool,
 }
 
+/// Memory is never a replica that somebody else counts on.
+fn is_memory(child: &WantedChild) -> bool {
+    matches!(child.uri, DeviceUri::Malloc(_) | DeviceUri::Null(_))
+}
+
 impl Shared {
+    /// Refuses to write over the labels of replicas, where no labels are asked for.
+    pub(super) fn check_unlabelled(
+        &self,
+        home: (usize, NexusId),
+        deadline: Deadline,
+        children: &[WantedChild],
+        configs: &[ChildConfig],
+    ) -> Result<(), CommandError> {
+        if children.iter().all(is_memory) {
+            return Ok(());
+        }
+        let looked_at = configs.to_vec();
+        let survey = move || Ok(Chore::Survey(Box::new(Survey::new(&looked_at))));
+        let ChoreEnd::Surveyed(found) = self.do_chore(home, deadline, survey)? else {
+            unreachable!("a survey ends as one")
+        };
+        let holds = match found {
+            Ok(Finding::Volume { nexus, .. })
+            | Err(SurveyError::Mixed { nexus, .. } | SurveyError::TwoVolumes { nexus, .. }) => {
+                format!("a child is a replica of volume {}", nexus.0)
+            }
+            // A label all the same: of a newer program, or one that can still be repaired.
+            Err(SurveyError::NotBlank { name, source }) if source != LabelError::Foreign => {
+                format!("{name} has a label ({source})")
+            }
+            Ok(Finding::Blank(_))
+            | Err(SurveyError::NotBlank { .. } | SurveyError::Silent { .. }) => return Ok(()),
+        };
+        Err(CommandError::Invalid {
+            field: "labels",
+            value: String::from("none"),
+            advice: format!(
+                "{holds}, which would be written over: open it with labels, or wipe its first {} \
+                 MiB",
+                LABEL_BYTES >> 20
+            ),
+        })
+    }
+
     /// Looks at the children, and formats them where that is asked for.
     pub(super) fn find_volume(
         &self,

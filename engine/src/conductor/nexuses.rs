@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bdev::BlockDevice;
 use bdev::uri::DeviceUri;
+use nexus::rebuild::{VerifyReport, VerifyState};
 use nexus::truth::tracked::Tracked;
 use nexus::truth::{Truth, Untracked};
 use nexus::view::Locality;
@@ -105,6 +106,11 @@ impl Shared {
             NexusCommand::Pause { nexus } => self.pause_nexus(nexus, deadline),
             NexusCommand::Resume { nexus } => self.resume_nexus(nexus, deadline),
             NexusCommand::Grow { nexus } => self.grow_nexus(nexus, deadline),
+            NexusCommand::Verify { nexus } => self.verify_nexus(nexus, deadline),
+            NexusCommand::StopVerify { nexus } => {
+                self.ask_nexus(nexus, deadline, |home, _| home.stop_verify())?;
+                self.nexus_reply(nexus, deadline)
+            }
             NexusCommand::AddChild(asked) => self.add_child(asked, deadline),
             NexusCommand::RemoveChild(asked) => self.remove_child(asked, deadline),
             NexusCommand::OfflineChild(asked) => self.offline_child(asked, deadline),
@@ -372,8 +378,10 @@ impl Shared {
         let whole = |len| field::whole_blocks(len, block_bytes);
         let mut blocks = asked.len_bytes.map(whole).transpose()?;
         let mut volume = None;
-        if asked.labels != Labels::None {
-            let wanted: Vec<WantedChild> = handles.iter().map(|(one, _)| (*one).clone()).collect();
+        let wanted: Vec<WantedChild> = handles.iter().map(|(one, _)| (*one).clone()).collect();
+        if asked.labels == Labels::None {
+            self.check_unlabelled(home, deadline, &wanted, &children)?;
+        } else {
             let uuid = field::uuid(asked.uuid.as_deref())?;
             let labels = asked.labels;
             let is_forced = asked.force.is_some();
@@ -466,6 +474,23 @@ impl Shared {
         deadline: Deadline,
     ) -> Result<Reply, CommandError> {
         self.ask_nexus(name, deadline, |home, _| home.resume())?;
+        self.nexus_reply(name, deadline)
+    }
+
+    /// Begins to compare the members. The same again, while that goes on, changes nothing.
+    fn verify_nexus(
+        self: &Arc<Shared>,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Reply, CommandError> {
+        let begun = self.ask_nexus(name, deadline, |home, _| {
+            let is_running = |report: &VerifyReport| report.state == VerifyState::Running;
+            match home.verification().is_some_and(is_running) {
+                true => Ok(()),
+                false => home.verify(),
+            }
+        })?;
+        begun.map_err(|error| refused(name, "nexus", &error))?;
         self.nexus_reply(name, deadline)
     }
 

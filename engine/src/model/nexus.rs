@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bdev::BlockDevice;
 use nexus::home::ChildReport;
-use nexus::rebuild::{RebuildProgress, RebuildRecord};
+use nexus::rebuild::{Difference, RebuildProgress, RebuildRecord, VerifyReport};
 use nexus::view::Mode;
 use nexus::{ChildState, FaultReason, Nexus};
 use reactor::cores::CoreId;
@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::device::{DeviceEntry, DevicePhase};
 use crate::command::{
-    ChildInfo, CreateNexus, NexusInfo, NexusState, Presence, ProgressInfo, RebuildInfo,
+    ChildInfo, CreateNexus, DifferenceInfo, NexusInfo, NexusState, Presence, ProgressInfo,
+    RebuildInfo, VerifyInfo,
 };
 use crate::export::Export;
 use crate::homes::NexusId;
@@ -63,6 +64,7 @@ pub(crate) struct NexusReport {
     pub is_paused: bool,
     pub refusal: Option<String>,
     pub notice: Option<String>,
+    pub verification: Option<VerifyReport>,
     pub rebuild: Option<RebuildProgress>,
     pub history: Vec<RebuildRecord>,
 }
@@ -95,7 +97,31 @@ impl NexusEntry {
             home: cores(self.place),
             children,
             history: self.history(),
+            verification: self.verification(),
         }
+    }
+
+    fn verification(&self) -> Option<VerifyInfo> {
+        let known = self.known.as_ref()?;
+        let report = known.verification.as_ref()?;
+        let uri = |index| {
+            let child = known.children.iter().find(|child| child.index == index);
+            child.map(|child| child.name.clone()).unwrap_or_default()
+        };
+        let difference = |one: &Difference| DifferenceInfo {
+            uri: uri(one.child),
+            reference: uri(one.reference),
+            start: one.start,
+            blocks: one.blocks,
+        };
+        Some(VerifyInfo {
+            state: report.state,
+            total_blocks: report.total_blocks,
+            done_blocks: report.done_blocks,
+            different_blocks: report.different_blocks,
+            unread_blocks: report.unread_blocks,
+            differences: report.differences.iter().map(difference).collect(),
+        })
     }
 
     fn history(&self) -> Vec<RebuildInfo> {

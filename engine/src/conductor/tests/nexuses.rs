@@ -256,6 +256,8 @@ fn a_nexus_that_is_not_there_is_not_found_by_any_command() {
         NexusCommand::Pause { nexus: nexus() },
         NexusCommand::Resume { nexus: nexus() },
         NexusCommand::Grow { nexus: nexus() },
+        NexusCommand::Verify { nexus: nexus() },
+        NexusCommand::StopVerify { nexus: nexus() },
         NexusCommand::AddChild(child(A)),
         NexusCommand::RemoveChild(child(A)),
         NexusCommand::OfflineChild(child(A)),
