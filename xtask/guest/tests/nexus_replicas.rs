@@ -51,6 +51,10 @@ mod real_kernel {
             let device = controller.namespace(&mut guest, 1).unwrap();
             let mut scene = Scene { guest, replicas, mirror, controller, load: None };
             scene.wait_until_equal();
+            // Equal is not yet in sync: that the copy is done is in the labels only then.
+            for replica in &scene.replicas {
+                scene.mirror.wait_for_child(replica, "open").unwrap();
+            }
             scene.load = Some(Load::start(&mut scene.guest, &device, LOAD_MIB).unwrap());
             scene
         }
