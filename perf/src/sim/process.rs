@@ -12,7 +12,7 @@ use nexus::truth::tracked::{
 use nexus::truth::{Truth, Untracked};
 use nexus::view::Locality;
 use nexus::{ChildConfig, Home, Marking, Nexus, NexusConfig, Standing};
-use reactor::{Nanos, VirtualClock};
+use reactor::{Cx, Nanos, VirtualClock};
 use uuid::Uuid;
 
 use super::content::BLOCK_BYTES;
@@ -140,6 +140,22 @@ fn take(
     }
 }
 
+/// Who decides about the children, with what it keeps on them.
+fn home(plan: &Plan, nexus: &Arc<Nexus>, cx: &mut Cx) -> Home {
+    let truth: Box<dyn Truth> = match plan.truthfulness {
+        Truthfulness::Untracked => Box::new(Untracked::default()),
+        Truthfulness::Tracked => Box::new(Tracked::new(TrackedConfig {
+            nexus: NEXUS,
+            host: Uuid::nil(),
+            boot: BOOT,
+            record: RecordSource::None,
+            opening: Opening::Ordinary,
+            fence: Some(Fence::Exclusive),
+        })),
+    };
+    Home::new(nexus.clone(), cx, truth)
+}
+
 /// Starts a process. `number` counts those before it.
 pub fn start(
     plan: &Plan,
@@ -169,20 +185,9 @@ pub fn start(
         let core = take(core, hand, seed, cluster.as_deref_mut(), contexts)?;
         servers.push(Server::new(core, plan.depth, plan.idling));
     }
-    let truth: Box<dyn Truth> = match plan.truthfulness {
-        Truthfulness::Untracked => Box::new(Untracked::default()),
-        Truthfulness::Tracked => Box::new(Tracked::new(TrackedConfig {
-            nexus: NEXUS,
-            host: Uuid::nil(),
-            boot: BOOT,
-            record: RecordSource::None,
-            opening: Opening::Ordinary,
-            fence: Some(Fence::Exclusive),
-        })),
-    };
     let first = &mut servers[0];
     first.core.cx.advance_clock();
-    first.home = Some(Home::new(nexus.clone(), &mut first.core.cx, truth));
+    first.home = Some(home(plan, &nexus, &mut first.core.cx));
     first.open(&*nexus)?;
     Ok((nexus, servers))
 }
