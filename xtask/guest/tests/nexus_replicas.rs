@@ -26,6 +26,16 @@ mod real_kernel {
         Guest::builder(&image).cpus(2).modules(["nvme-tcp"]).boot()
     }
 
+    /// New replicas are made equal by copies.
+    fn wait_until_equal(replicas: &[Replica], mirror: &Mirror) {
+        let begin = Instant::now();
+        let differs = |other: &Replica| replicas[0].difference(other).unwrap().is_some();
+        while replicas[1..].iter().any(differs) {
+            assert!(begin.elapsed() < LIMIT, "{:?}", mirror.look().unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// A volume, and a host with a load on it.
     struct Scene {
         guest: Lease<'static>,
@@ -43,6 +53,10 @@ mod real_kernel {
             let replicas: Vec<Replica> = (1..=3).map(replica).collect();
             let all: Vec<&Replica> = replicas.iter().collect();
             let mirror = Mirror::start(NQN, &all).unwrap();
+            wait_until_equal(&replicas, &mirror);
+            // A clean end: that they are equal is in the labels, of all regions, only then for sure.
+            mirror.end().unwrap();
+            let mirror = Mirror::start(NQN, &all).unwrap();
             let mut guest = GUEST.lock().unwrap();
             guest.run_ok("dmesg -c", LIMIT).unwrap();
             // A host that has lost the volume tries for as long as this test may take.
@@ -50,23 +64,8 @@ mod real_kernel {
             let controller = nvme::connect(&mut guest, mirror.endpoint(), patience).unwrap();
             let device = controller.namespace(&mut guest, 1).unwrap();
             let mut scene = Scene { guest, replicas, mirror, controller, load: None };
-            scene.wait_until_equal();
-            // Equal is not yet in sync: that the copy is done is in the labels only then.
-            for replica in &scene.replicas {
-                scene.mirror.wait_for_child(replica, "open").unwrap();
-            }
             scene.load = Some(Load::start(&mut scene.guest, &device, LOAD_MIB).unwrap());
             scene
-        }
-
-        /// New replicas are made equal by copies.
-        fn wait_until_equal(&self) {
-            let begin = Instant::now();
-            let differs = |other: &Replica| self.replicas[0].difference(other).unwrap().is_some();
-            while self.replicas[1..].iter().any(differs) {
-                assert!(begin.elapsed() < LIMIT, "{:?}", self.mirror.look().unwrap());
-                std::thread::sleep(Duration::from_millis(100));
-            }
         }
 
         fn load_goes_on(&mut self) {
@@ -135,7 +134,7 @@ mod real_kernel {
         scene.load_goes_on();
         scene.stop_load();
         let by_hosts = scene.mirror.written_bytes().unwrap();
-        scene.wait_until_equal();
+        wait_until_equal(&scene.replicas, &scene.mirror);
         for (place, (after, before)) in written(&scene).into_iter().zip(before).enumerate() {
             let copied = (after - before).saturating_sub(by_hosts);
             println!("replica {place}: {} KiB of copies and labels", copied >> 10);
