@@ -54,7 +54,7 @@ mod real_kernel {
             let all: Vec<&Replica> = replicas.iter().collect();
             let mirror = Mirror::start(NQN, &all).unwrap();
             wait_until_equal(&replicas, &mirror);
-            // A clean end: that they are equal is in the labels, of all regions, only then for sure.
+            // A clean end: only then is it for sure in the labels that all regions are equal.
             mirror.end().unwrap();
             let mirror = Mirror::start(NQN, &all).unwrap();
             let mut guest = GUEST.lock().unwrap();
