@@ -35,8 +35,13 @@ impl Load {
     /// Begins to write and read `size_mib` from the begin of a block device, which is its own
     /// from here on.
     pub fn start(guest: &mut Guest, device: &str, size_mib: u32) -> Result<Load> {
+        Load::start_in(guest, device, device, size_mib)
+    }
+
+    /// The same with a file, of a file system on that block device.
+    pub fn start_in(guest: &mut Guest, device: &str, file: &str, size_mib: u32) -> Result<Load> {
         let name = device.trim_start_matches("/dev/").to_owned();
-        let job = format!("{FIO} --filename={device} --size={size_mib}m");
+        let job = format!("{FIO} --filename={file} --size={size_mib}m");
         let script = format!(
             "mkdir -p /tmp/load && cd /tmp/load && rm -f {name}.* && (
                 while [ ! -e {name}.stop ] && {job} > {name}.log 2>&1; do :; done
