@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::allocation::AllocationQuery;
 use crate::io::Operation;
 use crate::queue_pair::QueuePair;
-use crate::reservation::ReservationStore;
+use crate::reservation::{DeviceReservations, ReservationStore};
 use crate::session::Sessions;
 
 /// Size of the device and of its blocks.
@@ -191,6 +191,12 @@ pub trait BlockDevice: Debug + Send + Sync {
     /// Where it keeps reservations through a loss of power; nothing where it has no place for
     /// them. Wrappers hand out that of the device below them.
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
+        None
+    }
+
+    /// Its reservations, when it is one that keeps them itself against other hosts: a remote one, a
+    /// drive. Wrappers hand out those of the device below them.
+    fn reservations(&self) -> Option<Arc<dyn DeviceReservations>> {
         None
     }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::allocation::AllocationQuery;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError, ResizeError};
 use crate::queue_pair::QueuePair;
-use crate::reservation::ReservationStore;
+use crate::reservation::{DeviceReservations, ReservationStore};
 use crate::session::Sessions;
 
 /// See the module.
@@ -56,6 +56,10 @@ impl<W: Wrapper> BlockDevice for W {
 
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
         self.inner().reservation_store()
+    }
+
+    fn reservations(&self) -> Option<Arc<dyn DeviceReservations>> {
+        self.inner().reservations()
     }
 
     fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {

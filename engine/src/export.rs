@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use bdev::device::OpenError;
-use bdev::reservation::ReservationStore;
+use bdev::reservation::{DeviceReservations, ReservationStore};
 use bdev::session::Sessions;
 use bdev::{AllocationQuery, BlockDevice, Geometry, Limits, QueuePair};
 use reactor::Cx;
@@ -63,6 +63,10 @@ impl BlockDevice for Export {
 
     fn reservation_store(&self) -> Option<Arc<dyn ReservationStore>> {
         self.device.reservation_store()
+    }
+
+    fn reservations(&self) -> Option<Arc<dyn DeviceReservations>> {
+        self.device.reservations()
     }
 
     fn allocation(&self) -> Option<Arc<dyn AllocationQuery>> {

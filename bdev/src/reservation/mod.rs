@@ -11,7 +11,8 @@
 //! [`Fences`] tell when nothing is at a device any more that the table forbids. The [`Keeper`]
 //! takes each command through all of that and through a [`ReservationStore`].
 //! [`record`] turns what survives a loss of power into bytes and back, [`nvme`] is the glue to
-//! NVMe's commands, statuses and report.
+//! NVMe's commands, statuses and report. [`device`] is the other direction: reservations that a
+//! device keeps itself, and that we ask for as its host.
 //!
 //! Where the two specifications differ, and who deals with it:
 //!
@@ -31,6 +32,7 @@
 
 mod access;
 mod command;
+pub mod device;
 mod fence;
 pub mod keeper;
 mod kind;
@@ -45,6 +47,7 @@ mod store;
 
 pub use access::{Access, AccessClass, AccessTable, Grant, Role};
 pub use command::{Command, KeyCheck, Persistence, PersistenceChange, PreemptMode};
+pub use device::DeviceReservations;
 pub use fence::Fences;
 pub use keeper::Keeper;
 pub use kind::ReservationType;
