@@ -212,6 +212,13 @@ pub trait BlockDevice: Debug + Send + Sync {
         None
     }
 
+    /// True when its I/O costs more while several queue pairs are open, and opening one costs
+    /// little: whoever uses it seldom closes its own meanwhile. Wrappers say what the device below
+    /// them says.
+    fn is_best_alone(&self) -> bool {
+        false
+    }
+
     /// Opens the calling core's queue pair with room for `depth` I/Os. Slow path: may allocate.
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError>;
 }

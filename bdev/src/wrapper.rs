@@ -70,6 +70,10 @@ impl<W: Wrapper> BlockDevice for W {
         self.inner().sessions()
     }
 
+    fn is_best_alone(&self) -> bool {
+        self.inner().is_best_alone()
+    }
+
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         self.open_wrapped(cx, depth)
     }

@@ -57,6 +57,10 @@ impl BlockDevice for Export {
         self.device.uuid()
     }
 
+    fn is_best_alone(&self) -> bool {
+        self.device.is_best_alone()
+    }
+
     fn sessions(&self) -> Option<Arc<Sessions>> {
         self.device.sessions()
     }

@@ -31,8 +31,13 @@ pub struct IntentMap {
     region_shift: u32,
     marked: Box<[AtomicUsize]>,
     wanted: Box<[AtomicUsize]>,
-    /// Something was wanted since the home core last looked.
-    any_wanted: AtomicUsize,
+    /// Where something was wanted since the home core last looked: a bit for each of as many equal
+    /// parts of `wanted`, so that a look at a large map is short too.
+    wanted_parts: AtomicUsize,
+    /// Words of `wanted` in a part.
+    part_words: usize,
+    /// Counts the times at which the home core has set marks.
+    changes: AtomicUsize,
 }
 
 impl IntentMap {
@@ -54,7 +59,9 @@ impl IntentMap {
             region_shift: region_blocks.trailing_zeros(),
             marked: zeroes(),
             wanted: zeroes(),
-            any_wanted: AtomicUsize::new(0),
+            wanted_parts: AtomicUsize::new(0),
+            part_words: words.div_ceil(WORD_BITS as usize).max(1),
+            changes: AtomicUsize::new(0),
         }
     }
 
@@ -84,7 +91,7 @@ impl IntentMap {
         let (word, bit) = place(region);
         // Release, partner: the acquire in `take_wanted`.
         self.wanted[word].fetch_or(bit, Ordering::Release);
-        self.any_wanted.swap(1, Ordering::AcqRel) == 0
+        self.wanted_parts.fetch_or(1 << (word / self.part_words), Ordering::AcqRel) == 0
     }
 
     /// True when every region of an I/O is marked; asks for the others, and has the home core woken
@@ -95,6 +102,22 @@ impl IntentMap {
             return true;
         }
         let (first, last) = self.regions_of(io.lba.0, io.blocks);
+        if first == last && self.is_marked(first) {
+            return true;
+        }
+        self.want_all(first, last, wake_home)
+    }
+
+    /// True when every region of an I/O that has some is marked. Asks for nothing.
+    #[inline]
+    pub fn are_all_marked(&self, io: &Io) -> bool {
+        let (first, last) = self.regions_of(io.lba.0, io.blocks);
+        (first.0..=last.0).all(|region| self.is_marked(RegionIndex(region)))
+    }
+
+    /// The rest of [`IntentMap::has_all`]: of I/Os that lie in several regions, or wait.
+    #[inline(never)]
+    fn want_all(&self, first: RegionIndex, last: RegionIndex, wake_home: impl Fn()) -> bool {
         let mut all = true;
         for region in (first.0..=last.0).map(RegionIndex) {
             if !self.is_marked(region) {
@@ -107,32 +130,47 @@ impl IntentMap {
         all
     }
 
+    /// Another number than before when marks were set since, all of which are seen then: what
+    /// waits for one is looked at again.
+    #[inline]
+    pub fn changes(&self) -> usize {
+        // Acquire, partner: the release in `announce`.
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Home core: marks were set since the last call.
+    pub fn announce(&self) {
+        // Relaxed: only the home core writes it.
+        let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
+        // Release, partner: the acquire in `changes`.
+        self.changes.store(changes, Ordering::Release);
+    }
+
     /// Home core: whether something was wanted since [`IntentMap::take_wanted`]. To be asked
     /// between announcing a sleep and sleeping: who wants something before that rings nobody.
     #[inline]
     pub fn is_any_wanted(&self) -> bool {
         // Relaxed: of the fences in `Sleeper::prepare` and `Waker::wake_if_sleeping`, which come
         // before this and after the exchange in `want`, one sees what was stored before the other.
-        self.any_wanted.load(Ordering::Relaxed) != 0
+        self.wanted_parts.load(Ordering::Relaxed) != 0
     }
 
     /// Home core: hands each region that is wanted to `each`, and forgets that it was.
     pub fn take_wanted(&self, mut each: impl FnMut(RegionIndex)) {
         // Acquire, partner: the exchange in `want`. Relaxed look first: nothing is wanted mostly.
-        if self.any_wanted.load(Ordering::Relaxed) == 0
-            || self.any_wanted.swap(0, Ordering::AcqRel) == 0
-        {
+        if self.wanted_parts.load(Ordering::Relaxed) == 0 {
             return;
         }
-        for (index, word) in (0..).zip(&self.wanted) {
-            // Relaxed look first; acquire, partner: the release in `want`.
-            if word.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut bits = word.swap(0, Ordering::Acquire);
-            while bits != 0 {
-                each(RegionIndex(index * WORD_BITS + u64::from(bits.trailing_zeros())));
-                bits &= bits - 1;
+        for part in bits_of(self.wanted_parts.swap(0, Ordering::AcqRel)) {
+            let first = part * self.part_words;
+            for (index, word) in self.wanted.iter().enumerate().skip(first).take(self.part_words) {
+                // Relaxed look first; acquire, partner: the release in `want`.
+                if word.load(Ordering::Relaxed) == 0 {
+                    continue;
+                }
+                for bit in bits_of(word.swap(0, Ordering::Acquire)) {
+                    each(RegionIndex(index as u64 * WORD_BITS + bit as u64));
+                }
             }
         }
     }
@@ -150,6 +188,15 @@ impl IntentMap {
         // Release: whoever sees the bit gone may see all before it; nothing depends on it.
         self.marked[word].fetch_and(!bit, Ordering::Release);
     }
+}
+
+/// The numbers of the bits that are set.
+fn bits_of(mut word: usize) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
+        word &= word - 1;
+        Some(bit)
+    })
 }
 
 fn place(region: RegionIndex) -> (usize, usize) {
@@ -201,6 +248,26 @@ mod tests {
         assert!(!map.is_any_wanted());
         assert_eq!(taken(&map), [0; 0]);
         assert!(map.want(RegionIndex(3)));
+    }
+
+    #[test]
+    fn what_is_wanted_anywhere_in_a_large_map_is_found() {
+        let map = IntentMap::new(REGION_BYTES / 512 * 10_001, 512);
+        let regions = [0, 63, 64, 4_999, 9_983, 9_984, 10_000];
+        for region in regions {
+            map.want(RegionIndex(region));
+        }
+        assert_eq!(taken(&map), regions);
+        assert_eq!(taken(&map), [0; 0]);
+    }
+
+    #[test]
+    fn marks_that_were_set_are_announced() {
+        let map = IntentMap::new(1 << 30, 512);
+        let before = map.changes();
+        map.set_marked(RegionIndex(1));
+        map.announce();
+        assert_ne!(map.changes(), before);
     }
 
     #[test]

@@ -68,6 +68,10 @@ impl BlockDevice for Thin {
         None
     }
 
+    fn is_best_alone(&self) -> bool {
+        self.memory.is_best_alone()
+    }
+
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let block_bytes = u64::from(self.geometry.block_bytes);
         Ok(Box::new(ThinQueuePair {

@@ -98,6 +98,11 @@ impl BlockDevice for Malloc {
         Some(self.shared.clone())
     }
 
+    /// A second one has every I/O take its range.
+    fn is_best_alone(&self) -> bool {
+        true
+    }
+
     fn open_queue_pair(&self, _cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         Ok(Box::new(MallocQueuePair::open(self.shared.clone(), self.limits(), depth.max(1))))
     }

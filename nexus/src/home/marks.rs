@@ -6,7 +6,7 @@
 //! and the labels are written. A write that comes in the first two steps has the bit back at once,
 //! without label I/O: it tells that the region is in use, at no cost to writes that find their bit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use reactor::{Cx, Nanos, Wake};
@@ -29,8 +29,13 @@ const CLEARED_TOGETHER: u64 = 4;
 const KEPT_FREE: u64 = 8;
 
 /// How a region stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stand {
+    /// No label has it.
+    #[default]
+    Clear,
+    /// It is wanted, and there is no room.
+    Waiting,
     /// The labels are being written.
     Asked,
     /// It may be written.
@@ -41,11 +46,11 @@ enum Stand {
     Clearing,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    stand: Stand,
-    /// When it was last seen in use.
-    used_at: Nanos,
+impl Stand {
+    /// It is marked, or is being: it counts against the limit.
+    fn is_marked(self) -> bool {
+        !matches!(self, Stand::Clear | Stand::Waiting)
+    }
 }
 
 /// See the module.
@@ -53,9 +58,21 @@ struct Mark {
 pub(super) struct Marks {
     limit: u64,
     dirty_bytes_max: u64,
-    marks: BTreeMap<RegionIndex, Mark>,
-    /// Wanted, and no room.
+    /// By region, as far as any was ever marked: a byte each, and a look that costs next to nothing
+    /// however many there are.
+    stands: Vec<Stand>,
+    /// Those that are marked, or are being.
+    count: u64,
+    /// Those that are [`Stand::Open`], and when each was last seen in use: the idlest first.
+    open: VecDeque<(RegionIndex, Nanos)>,
+    /// Those that the present round has taken back.
+    taken: Vec<RegionIndex>,
+    /// Those that are [`Stand::Waiting`], who came first first.
     waiting: VecDeque<RegionIndex>,
+    /// Those that are wanted now; kept for its room.
+    wanted: Vec<RegionIndex>,
+    /// Marks were set that the cores have not been told of.
+    has_news: bool,
     /// Regions were marked since the last round began that were not before. A working set that
     /// fits is left alone, however little it leaves free.
     has_grown: bool,
@@ -73,8 +90,13 @@ impl Default for Marks {
         Marks {
             limit: dirty_regions_max(DIRTY_BYTES_MAX_DEFAULT, REGION_BYTES),
             dirty_bytes_max: DIRTY_BYTES_MAX_DEFAULT,
-            marks: BTreeMap::new(),
+            stands: Vec::new(),
+            count: 0,
+            open: VecDeque::new(),
+            taken: Vec::new(),
             waiting: VecDeque::new(),
+            wanted: Vec::new(),
+            has_news: false,
             has_grown: false,
             round: None,
             next_look: Nanos(0),
@@ -90,49 +112,70 @@ impl Marks {
         Marks { intent, ..Marks::default() }
     }
 
+    fn stand(&self, region: RegionIndex) -> Stand {
+        self.stands.get(place(region)).copied().unwrap_or_default()
+    }
+
     fn set(&mut self, region: RegionIndex, stand: Stand, now: Nanos) {
-        self.marks.insert(region, Mark { stand, used_at: now });
+        let place = place(region);
+        if place >= self.stands.len() {
+            self.stands.resize(place + 1, Stand::Clear);
+        }
+        let before = std::mem::replace(&mut self.stands[place], stand);
+        self.count += u64::from(stand.is_marked());
+        self.count -= u64::from(before.is_marked());
+        if before == Stand::Open {
+            // Rare: a round takes what is idle from the queue itself.
+            self.open.retain(|(open, _)| *open != region);
+        }
+        if stand == Stand::Open {
+            self.open.push_back((region, now));
+        }
     }
 
     /// The labels have it no more.
     pub fn cleared(&mut self, region: RegionIndex) {
-        let is_clearing = |mark: &Mark| mark.stand == Stand::Clearing;
-        if self.marks.get(&region).is_some_and(is_clearing) {
-            self.marks.remove(&region);
+        if self.stand(region) == Stand::Clearing {
+            self.set(region, Stand::Clear, Nanos(0));
         }
     }
 
     fn is_full(&self) -> bool {
-        self.marks.len() as u64 >= self.limit
+        self.count >= self.limit
     }
 
     /// New ones come, and there is little room left.
     fn is_crowded(&self) -> bool {
-        let room = self.limit.saturating_sub(self.marks.len() as u64);
+        let room = self.limit.saturating_sub(self.count);
         self.has_grown && room <= self.limit / KEPT_FREE
     }
 
-    /// The next to go: at most `count` of those not used since `before`, the idlest first.
-    fn idlest(&self, count: usize, before: Nanos) -> Vec<RegionIndex> {
-        let idle =
-            |(_, mark): &(&RegionIndex, &Mark)| mark.stand == Stand::Open && mark.used_at <= before;
-        let mut idle: Vec<_> = self.marks.iter().filter(idle).collect();
-        if count < idle.len() {
-            idle.select_nth_unstable_by_key(count, |(region, mark)| (mark.used_at, **region));
-            idle.truncate(count);
+    /// Takes the next to go: at most `count` of those not used since `before`, the idlest first.
+    fn take_idlest(&mut self, count: usize, before: Nanos) -> usize {
+        self.taken.clear();
+        while self.taken.len() < count
+            && let Some((region, used_at)) = self.open.front().copied()
+            && used_at <= before
+        {
+            self.open.pop_front();
+            self.stands[place(region)] = Stand::Taken;
+            self.taken.push(region);
         }
-        idle.sort_unstable_by_key(|(_, mark)| mark.used_at);
-        idle.into_iter().map(|(region, _)| *region).collect()
+        self.taken.len()
     }
 
     pub fn wake(&self) -> Wake {
         match self.round {
             // Cores are few microseconds away, or tell the home core.
             Some(_) => Wake::Now,
-            None if self.marks.is_empty() => Wake::Never,
+            None if self.count == 0 => Wake::Never,
             None => Wake::At(self.next_look),
         }
     }
+}
+
+fn place(region: RegionIndex) -> usize {
+    usize::try_from(region.0).expect("regions are countable")
 }
 
 impl Home {
@@ -144,7 +187,7 @@ impl Home {
 
     /// Regions that are marked, or are being.
     pub fn marked_regions(&self) -> u64 {
-        self.marks.marks.len() as u64
+        self.marks.count
     }
 
     /// Cores wait for marks, or copies, that nobody has asked the truth for yet. Who waits wakes
@@ -166,6 +209,7 @@ impl Home {
         let limit = dirty_regions_max(dirty_bytes_max, region_bytes);
         let next_look = cx.now() + IDLE_BEFORE_CLEAR;
         let is_closing = self.marks.is_closing;
+        // What waits is woken by the new view.
         self.marks = Marks { limit, dirty_bytes_max, next_look, is_closing, ..Marks::default() };
         for region in self.truth.marked().iter().flat_map(|marked| marked.iter()) {
             self.marks.set(region, Stand::Open, cx.now());
@@ -179,41 +223,46 @@ impl Home {
     /// Has marked what writes wait for, and goes on with what is to be cleared.
     pub(super) fn see_to_marks(&mut self, cx: &mut Cx) -> usize {
         let Some(intent) = self.marks.intent.clone() else { return 0 };
-        let mut wanted = Vec::new();
+        let mut wanted = std::mem::take(&mut self.marks.wanted);
         intent.take_wanted(|region| wanted.push(region));
         let mut work = wanted.len();
-        for region in wanted {
+        for region in wanted.drain(..) {
             self.want_mark(cx, &intent, region);
         }
+        self.marks.wanted = wanted;
         work += self.end_round(cx);
         while !self.marks.is_full()
             && let Some(region) = self.marks.waiting.pop_front()
         {
+            self.marks.set(region, Stand::Clear, cx.now());
             self.want_mark(cx, &intent, region);
             work += 1;
         }
-        work + self.begin_round(cx, &intent)
+        work += self.begin_round(cx, &intent);
+        if std::mem::take(&mut self.marks.has_news) {
+            intent.announce();
+            self.nexus.wake_all();
+        }
+        work
     }
 
     fn want_mark(&mut self, cx: &mut Cx, intent: &IntentMap, region: RegionIndex) {
         let now = cx.now();
-        match self.marks.marks.get(&region).map(|mark| mark.stand) {
-            Some(Stand::Asked) => {}
-            Some(Stand::Taken) => {
-                self.marks.set(region, Stand::Open, now);
-                intent.set_marked(region);
-                self.nexus.wake_all();
-            }
-            Some(Stand::Open | Stand::Clearing) => {
+        match self.marks.stand(region) {
+            Stand::Asked | Stand::Waiting => {}
+            Stand::Taken => self.open_up_to_writes(region, now),
+            // The mark came after the write had looked.
+            Stand::Open if intent.is_marked(region) => {}
+            // Marked by an owner before this one, or on its way out.
+            Stand::Open | Stand::Clearing => {
                 self.marks.set(region, Stand::Asked, now);
                 self.truth.begin_mark(cx, region);
             }
-            None if self.marks.is_full() => {
-                if !self.marks.waiting.contains(&region) {
-                    self.marks.waiting.push_back(region);
-                }
+            Stand::Clear if self.marks.is_full() => {
+                self.marks.set(region, Stand::Waiting, now);
+                self.marks.waiting.push_back(region);
             }
-            None => {
+            Stand::Clear => {
                 self.marks.has_grown = true;
                 self.marks.set(region, Stand::Asked, now);
                 self.truth.begin_mark(cx, region);
@@ -222,11 +271,16 @@ impl Home {
     }
 
     pub(super) fn set_marked(&mut self, cx: &mut Cx, region: RegionIndex) {
-        self.marks.set(region, Stand::Open, cx.now());
+        self.open_up_to_writes(region, cx.now());
+    }
+
+    /// Writes may go to the region; the cores are told with all others of the same poll.
+    fn open_up_to_writes(&mut self, region: RegionIndex, now: Nanos) {
+        self.marks.set(region, Stand::Open, now);
         if let Some(intent) = &self.marks.intent {
             intent.set_marked(region);
         }
-        self.nexus.wake_all();
+        self.marks.has_news = true;
     }
 
     /// Takes bits back, of regions that are idle or must make room.
@@ -237,30 +291,26 @@ impl Home {
         if marks.round.is_some() || !(is_full || is_time || marks.is_closing) {
             return 0;
         }
-        let going = match () {
-            () if marks.is_closing => marks.idlest(usize::MAX, cx.now()),
+        let count = match () {
+            () if marks.is_closing => marks.take_idlest(usize::MAX, cx.now()),
             () if is_full => {
                 let least = usize::try_from(marks.limit / CLEARED_TOGETHER).unwrap_or(usize::MAX);
-                marks.idlest(marks.waiting.len().max(least), cx.now())
+                marks.take_idlest(marks.waiting.len().max(least), cx.now())
             }
             () => {
                 let idle_since = Nanos(cx.now().0.saturating_sub(IDLE_BEFORE_CLEAR.0));
-                marks.idlest(usize::MAX, idle_since)
+                marks.take_idlest(usize::MAX, idle_since)
             }
         };
         marks.next_look = cx.now() + IDLE_BEFORE_CLEAR;
-        if going.is_empty() {
+        if count == 0 {
             return 0;
         }
-        for region in &going {
-            intent.take_back(*region);
-            let mark = marks.marks.get_mut(region).expect("it was just there");
-            mark.stand = Stand::Taken;
-        }
+        marks.taken.iter().for_each(|region| intent.take_back(*region));
         marks.has_grown = false;
         // Another number for the same view: what begins under it has seen the bits gone.
         marks.round = Some(self.nexus.publish(|_| ()));
-        going.len()
+        count
     }
 
     /// When no write is in flight that may have seen the bits, the truth clears what is not wanted
@@ -271,21 +321,20 @@ impl Home {
             return 0;
         }
         self.marks.round = None;
-        let mut count = 0;
-        for (region, mark) in &mut self.marks.marks {
-            if mark.stand == Stand::Taken {
-                mark.stand = Stand::Clearing;
+        let taken = std::mem::take(&mut self.marks.taken);
+        for region in &taken {
+            if self.marks.stand(*region) == Stand::Taken {
+                self.marks.set(*region, Stand::Clearing, cx.now());
                 self.truth.begin_clear(cx, *region);
-                count += 1;
             }
         }
-        count
+        taken.len()
     }
 
     /// Has all marks cleared, and is asked again until there is none.
     pub(super) fn clear_all(&mut self) -> bool {
         self.marks.is_closing = true;
-        self.marks.marks.is_empty()
+        self.marks.count == 0
     }
 }
 
@@ -348,17 +397,40 @@ mod tests {
 
     #[test]
     fn the_idlest_go_first_and_only_those_that_may() {
-        let mut marks = Marks { limit: 3, ..Marks::default() };
-        let seconds = Nanos::from_secs;
-        marks.set(RegionIndex(1), Stand::Open, seconds(3));
-        marks.set(RegionIndex(2), Stand::Open, seconds(1));
-        assert!(!marks.is_full());
-        marks.set(RegionIndex(3), Stand::Asked, seconds(0));
-        assert!(marks.is_full());
-        assert_eq!(marks.idlest(9, seconds(9)), [RegionIndex(2), RegionIndex(1)]);
-        assert_eq!(marks.idlest(1, seconds(9)), [RegionIndex(2)]);
-        assert_eq!(marks.idlest(9, seconds(2)), [RegionIndex(2)]);
-        marks.cleared(RegionIndex(2));
+        let [one, two, three] = [1, 2, 3].map(RegionIndex);
+        let marks = || {
+            let mut marks = Marks { limit: 3, ..Marks::default() };
+            marks.set(one, Stand::Open, Nanos::from_secs(0));
+            marks.set(two, Stand::Open, Nanos::from_secs(1));
+            assert!(!marks.is_full());
+            marks.set(three, Stand::Asked, Nanos::from_secs(2));
+            assert!(marks.is_full());
+            // It is used again.
+            marks.set(one, Stand::Asked, Nanos::from_secs(3));
+            marks.set(one, Stand::Open, Nanos::from_secs(3));
+            marks
+        };
+        let taken = |count, before_s| {
+            let mut marks = marks();
+            marks.take_idlest(count, Nanos::from_secs(before_s));
+            marks.taken
+        };
+        assert_eq!(taken(9, 9), [two, one]);
+        assert_eq!(taken(1, 9), [two]);
+        assert_eq!(taken(9, 2), [two]);
+    }
+
+    #[test]
+    fn what_is_cleared_makes_room_and_what_waits_takes_none() {
+        let mut marks = Marks { limit: 1, ..Marks::default() };
+        let [one, two] = [1, 2].map(RegionIndex);
+        marks.set(one, Stand::Asked, Nanos(0));
+        marks.set(two, Stand::Waiting, Nanos(0));
+        assert_eq!((marks.count, marks.is_full()), (1, true));
+        marks.cleared(one);
         assert!(marks.is_full(), "it was wanted again before the answer came");
+        marks.set(one, Stand::Clearing, Nanos(0));
+        marks.cleared(one);
+        assert_eq!((marks.count, marks.is_full()), (0, false));
     }
 }

@@ -278,7 +278,8 @@ impl Home {
         let mut heard = 0;
         while let Some(event) = self.truth.poll(cx, &mut self.ports) {
             heard += 1;
-            self.rebuild.may_have_copies = true;
+            let is_mark = matches!(event, TruthEvent::Marked(_) | TruthEvent::Cleared(_));
+            self.rebuild.may_have_copies |= !is_mark;
             match event {
                 TruthEvent::Assembled(assembly) => self.open(cx, assembly),
                 TruthEvent::LeftOut(child, reason) => self.leave_out(cx, child, reason),

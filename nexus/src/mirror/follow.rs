@@ -42,6 +42,7 @@ impl MirrorQueuePair {
         self.cell.set_followed(version);
         self.look_at_others();
         self.settle_all(cx, kept);
+        self.release_unmarked();
         self.note_elders();
     }
 

@@ -88,6 +88,10 @@ pub struct MirrorQueuePair {
     ranges: RangeTable,
     /// Slots that are tried again at each poll.
     listed: VecDeque<u32>,
+    /// Slots that wait for a mark: tried again when there are new ones.
+    unmarked: Vec<u32>,
+    /// [`IntentMap::changes`] when they were last tried.
+    marks_seen: usize,
     /// Slots that the range table let go.
     freed: Vec<u32>,
     /// Ended, not yet handed up.
@@ -144,6 +148,8 @@ impl MirrorQueuePair {
             slots: Slots::new(depth),
             ranges: RangeTable::new(depth, geometry.block_bytes),
             listed: VecDeque::with_capacity(depth as usize),
+            unmarked: Vec::with_capacity(depth as usize),
+            marks_seen: 0,
             freed: Vec::with_capacity(depth as usize),
             ready: Waiting::new(depth),
             polled: Some(Completions::new()),
@@ -189,6 +195,51 @@ impl MirrorQueuePair {
             slot.is_listed = true;
             self.listed.push_back(index);
         }
+    }
+
+    /// Has a slot wait for a mark.
+    #[cold]
+    fn list_unmarked(&mut self, index: u32) {
+        let slot = self.slots.at(index);
+        if !slot.is_listed {
+            slot.is_listed = true;
+            self.unmarked.push(index);
+        }
+    }
+
+    /// Marks were set since those that wait for one were tried.
+    fn has_new_marks(&self) -> bool {
+        self.view.intent.as_ref().is_some_and(|intent| intent.changes() != self.marks_seen)
+    }
+
+    /// Has those that wait for a mark tried again where there are new ones, and from time to time.
+    #[cold]
+    fn look_at_unmarked(&mut self, cx: &mut Cx) {
+        if cx.now() >= self.recheck_at {
+            return self.release_unmarked();
+        }
+        let Some(intent) = self.view.intent.as_ref() else { return self.release_unmarked() };
+        let changes = intent.changes();
+        if changes == self.marks_seen {
+            return;
+        }
+        // What is set after this look is announced by another number. What was set and taken back
+        // since is asked for again at the next recheck.
+        self.marks_seen = changes;
+        let (slots, listed) = (&mut self.slots, &mut self.listed);
+        self.unmarked.retain(|index| {
+            let is_marked = intent.are_all_marked(&slots.at(*index).io);
+            if is_marked {
+                listed.push_back(*index);
+            }
+            !is_marked
+        });
+    }
+
+    /// Has those that wait for a mark tried again at the next poll, and ask for it again.
+    fn release_unmarked(&mut self) {
+        self.marks_seen = self.view.intent.as_ref().map_or(0, |intent| intent.changes());
+        self.listed.extend(self.unmarked.drain(..));
     }
 
     /// Tries those on the list once each.
@@ -309,6 +360,9 @@ impl QueuePair for MirrorQueuePair {
         if !self.freed.is_empty() {
             self.go_on_freed(cx);
         }
+        if !self.unmarked.is_empty() {
+            self.look_at_unmarked(cx);
+        }
         if !self.listed.is_empty() {
             self.retry_listed(cx);
             self.go_on_freed(cx);
@@ -347,6 +401,7 @@ impl QueuePair for MirrorQueuePair {
     /// Ends what has not begun, and reads where they are. A write that has begun goes on: ended at
     /// some children only, it would leave them different. A child that hangs is given up in time.
     fn abort_all(&mut self, cx: &mut Cx) {
+        self.release_unmarked();
         for index in 0..self.depth {
             if !self.slots.is_taken(index) {
                 continue;
@@ -369,12 +424,13 @@ impl QueuePair for MirrorQueuePair {
             return Wake::Never;
         }
         let is_behind = self.nexus.published.version() != self.version;
-        let has_work = !self.ready.is_empty() || !self.freed.is_empty();
+        let is_marked = !self.unmarked.is_empty() && self.has_new_marks();
+        let has_work = !self.ready.is_empty() || !self.freed.is_empty() || is_marked;
         if is_behind || has_work || !self.unflushed.is_empty() {
             return Wake::Now;
         }
         let mut wake = Wake::At(self.next_sweep);
-        if !self.listed.is_empty() {
+        if !self.listed.is_empty() || !self.unmarked.is_empty() {
             wake = wake.soonest(Wake::At(self.recheck_at));
         }
         let ports = self.ports.iter().flatten().filter(|port| port.outstanding > 0);
@@ -384,6 +440,7 @@ impl QueuePair for MirrorQueuePair {
     fn arm(&mut self, cx: &mut Cx) -> bool {
         let is_still = self.ready.is_empty()
             && self.freed.is_empty()
+            && (self.unmarked.is_empty() || !self.has_new_marks())
             && self.nexus.published.version() == self.version;
         let mut ports = self.ports.iter_mut().flatten().filter(|port| port.outstanding > 0);
         is_still && ports.all(|port| port.queue_pair.arm(cx))

@@ -75,7 +75,7 @@ impl MirrorQueuePair {
             Work::Everywhere => self.send_once_marked(cx, index),
             Work::Anywhere => self.send_anywhere(cx, index),
             // Marked before it begins: the writes that have begun never wait for room for a mark.
-            Work::CompareFirst if !self.is_marked(index) => self.list(index),
+            Work::CompareFirst if !self.is_marked(index) => self.list_unmarked(index),
             Work::CompareFirst => match self.gather(cx, index) {
                 true => self.send_anywhere(cx, index),
                 false => self.list(index),
@@ -87,14 +87,14 @@ impl MirrorQueuePair {
     // Part of `submit`, which a call of its own would make a tenth longer.
     #[inline(always)]
     pub(super) fn send_once_marked(&mut self, cx: &mut Cx, index: u32) {
-        match self.view.intent.is_none() || self.is_marked(index) {
+        match self.is_marked(index) {
             true => self.send_everywhere(cx, index),
-            false => self.list(index),
+            false => self.list_unmarked(index),
         }
     }
 
     /// True when each region of a write is marked; asks for the marks that are missing.
-    #[inline(never)]
+    #[inline]
     fn is_marked(&mut self, index: u32) -> bool {
         let Some(intent) = &self.view.intent else { return true };
         intent.has_all(&self.slots.at(index).io, || self.nexus.wake_home())

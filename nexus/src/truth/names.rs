@@ -4,6 +4,7 @@
 //! docs/FORMATS.md, "Replica label".
 
 use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -76,16 +77,17 @@ pub struct Ballot {
     pub generation: Generation,
 }
 
-/// Replicas that are members of an epoch: each once, in order, at most [`MEMBERS_MAX`].
+/// Replicas that are members of an epoch: each once, in order, at most [`MEMBERS_MAX`]. Shared by
+/// the labels that say the same, which are cloned for each mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Members(Vec<ReplicaId>);
+pub struct Members(Arc<[ReplicaId]>);
 
 impl Members {
     /// In any order, each once; nothing when one is there twice or there are too many.
     pub fn new(mut members: Vec<ReplicaId>) -> Option<Members> {
         members.sort_unstable();
         let repeats = members.windows(2).any(|pair| pair[0] == pair[1]);
-        (!repeats && members.len() <= MEMBERS_MAX).then_some(Members(members))
+        (!repeats && members.len() <= MEMBERS_MAX).then(|| Members(members.into()))
     }
 
     /// True when `replica` is one of them.
@@ -191,16 +193,17 @@ pub struct VoterHalf {
     /// The history that the epoch belongs to.
     pub lineage: Lineage,
     /// How the lineage came about, oldest first; the last [`HISTORY_MAX`].
-    pub history: Vec<Fork>,
+    pub history: Arc<Vec<Fork>>,
 }
 
 impl VoterHalf {
     /// Begins a lineage with `epoch`; the oldest fork is forgotten when there is no room.
     pub fn fork(&mut self, fork: Fork) {
-        if self.history.len() == HISTORY_MAX {
-            self.history.remove(0);
+        let history = Arc::make_mut(&mut self.history);
+        if history.len() == HISTORY_MAX {
+            history.remove(0);
         }
-        self.history.push(fork);
+        history.push(fork);
         self.lineage = fork.lineage;
     }
 }

@@ -4,18 +4,20 @@
 //! and in tests; the cores' side of the write-intent map is [`crate::intent`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::intent::RegionIndex;
 
 const WORD_BITS: u64 = u64::BITS as u64;
 
-/// A bit a region.
+/// A bit a region. A clone shares them with what it was cloned from until one of both changes, so
+/// that the labels of all children, as they are and as they are to be, cost little.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RegionMap {
     regions: u64,
     /// How many bits are set, so that a map of nothing is known for one without a look at it.
     len: u64,
-    words: Box<[u64]>,
+    words: Arc<[u64]>,
 }
 
 impl RegionMap {
@@ -28,7 +30,7 @@ impl RegionMap {
     /// All of `regions`.
     pub fn full(regions: u64) -> RegionMap {
         let mut map = RegionMap::new(regions);
-        map.words.fill(u64::MAX);
+        map.words_mut().fill(u64::MAX);
         map.trim();
         map
     }
@@ -48,8 +50,10 @@ impl RegionMap {
     pub fn insert(&mut self, region: RegionIndex) -> bool {
         let (word, bit) = self.place(region);
         let is_new = self.words[word] & bit == 0;
-        self.words[word] |= bit;
-        self.len += u64::from(is_new);
+        if is_new {
+            self.words_mut()[word] |= bit;
+            self.len += 1;
+        }
         is_new
     }
 
@@ -57,8 +61,10 @@ impl RegionMap {
     pub fn remove(&mut self, region: RegionIndex) -> bool {
         let (word, bit) = self.place(region);
         let was_there = self.words[word] & bit != 0;
-        self.words[word] &= !bit;
-        self.len -= u64::from(was_there);
+        if was_there {
+            self.words_mut()[word] &= !bit;
+            self.len -= 1;
+        }
         was_there
     }
 
@@ -68,14 +74,16 @@ impl RegionMap {
         if other.is_empty() {
             return;
         }
-        self.words.iter_mut().zip(&other.words).for_each(|(word, more)| *word |= more);
+        self.words_mut().iter_mut().zip(&*other.words).for_each(|(word, more)| *word |= more);
         self.count();
     }
 
     /// Takes all out.
     pub fn clear(&mut self) {
-        self.words.fill(0);
-        self.len = 0;
+        if !self.is_empty() {
+            self.words_mut().fill(0);
+            self.len = 0;
+        }
     }
 
     /// How many are in it.
@@ -90,7 +98,7 @@ impl RegionMap {
 
     /// Each region in it, in order.
     pub fn iter(&self) -> impl Iterator<Item = RegionIndex> + '_ {
-        (0..).zip(&self.words).flat_map(|(index, word)| {
+        (0..).zip(&*self.words).flat_map(|(index, word)| {
             let mut bits = *word;
             std::iter::from_fn(move || {
                 let bit = (bits != 0).then(|| u64::from(bits.trailing_zeros()))?;
@@ -104,17 +112,18 @@ impl RegionMap {
     #[must_use]
     pub fn resized(&self, regions: u64) -> RegionMap {
         let mut map = RegionMap::new(regions);
-        map.words.iter_mut().zip(&self.words).for_each(|(word, old)| *word = *old);
+        map.words_mut().iter_mut().zip(&*self.words).for_each(|(word, old)| *word = *old);
         map.trim();
         map
     }
 
     /// Its bits from region `first` on, as they are kept on a page: region `first + n` is bit
-    /// `n % 8` of byte `n / 8`. `first` is a multiple of 64.
+    /// `n % 8` of byte `n / 8`. `first` is a multiple of 64, and the page has whole words.
     pub(super) fn write_page(&self, first: u64, bytes: &mut [u8]) {
         let words = self.words_from(first);
-        for (chunk, word) in bytes.chunks_mut(8).zip(words) {
-            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+        let (chunks, _) = bytes.as_chunks_mut();
+        for (chunk, word) in chunks.iter_mut().zip(words) {
+            *chunk = word.to_le_bytes();
         }
         if let Some(rest) = bytes.get_mut(8 * words.len()..) {
             rest.fill(0);
@@ -125,6 +134,9 @@ impl RegionMap {
     /// regions.
     pub(super) fn is_same_page(&self, other: &RegionMap, first: u64, page_regions: u64) -> bool {
         let words = usize::try_from(page_regions / WORD_BITS).expect("regions are countable");
+        if Arc::ptr_eq(&self.words, &other.words) {
+            return true;
+        }
         let (own, others) = (self.words_from(first), other.words_from(first));
         let words = words.min(own.len());
         self.regions == other.regions && own[..words] == others[..words]
@@ -133,7 +145,7 @@ impl RegionMap {
     /// Takes its bits from region `first` on from a page. Bits past the last region are ignored.
     pub(super) fn read_page(&mut self, first: u64, bytes: &[u8]) {
         let start = usize::try_from(first / WORD_BITS).expect("regions are countable");
-        for (word, chunk) in self.words.iter_mut().skip(start).zip(bytes.chunks(8)) {
+        for (word, chunk) in self.words_mut().iter_mut().skip(start).zip(bytes.chunks(8)) {
             let mut value = [0; 8];
             value[..chunk.len()].copy_from_slice(chunk);
             *word = u64::from_le_bytes(value);
@@ -148,10 +160,15 @@ impl RegionMap {
         self.words.get(start..).unwrap_or_default()
     }
 
+    /// The words, which are its own from here on.
+    fn words_mut(&mut self) -> &mut [u64] {
+        Arc::make_mut(&mut self.words)
+    }
+
     /// Takes out what is past the last region, and counts the rest.
     fn trim(&mut self) {
         let rest = self.regions % WORD_BITS;
-        if let (true, Some(last)) = (rest != 0, self.words.last_mut()) {
+        if let (true, Some(last)) = (rest != 0, self.words_mut().last_mut()) {
             *last &= (1 << rest) - 1;
         }
         self.count();

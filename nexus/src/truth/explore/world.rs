@@ -6,6 +6,8 @@
 //! `floor` is the newest one of a region that was acknowledged or read: nothing older may be read
 //! again.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::possible::Event;
@@ -380,7 +382,7 @@ impl World {
                 self.claim(from, place, promise, is_heard)
             }
             Request::WriteLabel { child: place, flush, label } => {
-                self.write_label(from, place, flush, *label)
+                self.write_label(from, place, flush, Arc::unwrap_or_clone(label))
             }
         };
         match is_heard {

@@ -1,6 +1,8 @@
 //! Heads to bytes and back. Total over any bytes: what is no head is refused with the field that
 //! shows it, and nothing is guessed.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros};
@@ -86,7 +88,7 @@ pub(super) fn encode(label: &Label, sequence: u64) -> [u8; PAGE_BYTES] {
     }
     assert!(label.configured.len() <= CONFIGURED_MAX, "the configuration was checked");
     head.configured_count = label.configured.len() as u8;
-    for (wire, configured) in head.configured.iter_mut().zip(&label.configured) {
+    for (wire, configured) in head.configured.iter_mut().zip(&*label.configured) {
         put_configured(wire, configured);
     }
     put_voter(&mut head, &label.voter);
@@ -138,7 +140,7 @@ fn put_voter(head: &mut Head, voter: &VoterHalf) {
     head.lineage = voter.lineage.0.into_bytes();
     assert!(voter.history.len() <= HISTORY_MAX, "forks are forgotten in time");
     head.history_count = voter.history.len() as u8;
-    for (wire, fork) in head.history.iter_mut().zip(&voter.history) {
+    for (wire, fork) in head.history.iter_mut().zip(&*voter.history) {
         *wire = WireFork {
             lineage: fork.lineage.0.into_bytes(),
             epoch: U64::new(fork.epoch.0),
@@ -194,7 +196,7 @@ pub(super) fn decode(page: &[u8; PAGE_BYTES]) -> Result<Label, Senseless> {
         nexus,
         shape,
         voter: take_voter(head)?,
-        configured: take_configured(head)?,
+        configured: take_configured(head)?.into(),
         state: match head.state {
             1 => DataState::Member,
             2 => DataState::Target,
@@ -266,7 +268,7 @@ fn take_voter(head: &Head) -> Result<VoterHalf, Senseless> {
         policy,
         settled: take_flag(head.settled, "settled")?,
         lineage: Lineage(Uuid::from_bytes(head.lineage)),
-        history: history.collect::<Result<_, _>>()?,
+        history: Arc::new(history.collect::<Result<_, _>>()?),
     })
 }
 

@@ -12,6 +12,8 @@ pub mod store;
 mod tests;
 pub mod wire;
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::names::{Epoch, Lineage, MEMBERS_MAX, NexusId, ReplicaId, VoterHalf};
@@ -100,7 +102,7 @@ pub struct Label {
     /// What it answers as a voter.
     pub voter: VoterHalf,
     /// At most [`CONFIGURED_MAX`], each once.
-    pub configured: Vec<Configured>,
+    pub configured: Arc<[Configured]>,
     /// What its blocks are worth.
     pub state: DataState,
     /// No owner is left. Says nothing about being current (rule 15).
@@ -123,7 +125,7 @@ impl Label {
             nexus,
             shape,
             voter: VoterHalf::default(),
-            configured: Vec::new(),
+            configured: Arc::default(),
             state: DataState::Target,
             clean: true,
             in_sync: InSync::default(),

@@ -10,7 +10,9 @@
 //! Maps before the head: a bit more in a map is never wrong, and a slot that a head names has its
 //! pages.
 
-use zerocopy::{FromBytes, IntoBytes};
+use std::sync::Arc;
+
+use zerocopy::FromBytes;
 
 use super::head::{self, Senseless};
 use super::wire::{MapPage, PAGE_BYTES, PAGE_REGIONS, PAYLOAD_BYTES, PageKind, Sight, look, seal};
@@ -56,7 +58,7 @@ pub struct PageWrite {
     /// To which copy.
     pub copy: usize,
     /// What.
-    pub bytes: Box<[u8; PAGE_BYTES]>,
+    pub bytes: Arc<[u8; PAGE_BYTES]>,
 }
 
 impl PageWrite {
@@ -95,8 +97,10 @@ pub struct Damage {
 /// A replica's label as it is on the device.
 #[derive(Clone, Debug)]
 pub struct LabelStore {
-    label: Label,
+    label: Arc<Label>,
     pages: Vec<PageState>,
+    /// The page made last: when it was written it is made into the next one, in its place.
+    spare: Arc<[u8; PAGE_BYTES]>,
 }
 
 impl LabelStore {
@@ -104,7 +108,7 @@ impl LabelStore {
     pub fn create(label: Label) -> (LabelStore, Plan) {
         let state = |page| PageState { page, sequence: 0, next_copy: 0 };
         let pages = PageAddress::all(label.shape).map(state).collect();
-        let mut store = LabelStore { label, pages };
+        let mut store = LabelStore::of(label, pages);
         let every = store.pages.iter().map(|state| state.page).collect();
         let plan = store.plan(every);
         (store, plan)
@@ -125,7 +129,11 @@ impl LabelStore {
             pages.push(take_map_page(&mut label, (map, number), copies, &mut damage));
         }
         pages.push(state);
-        Ok((LabelStore { label, pages }, damage))
+        Ok((LabelStore::of(label, pages), damage))
+    }
+
+    fn of(label: Label, pages: Vec<PageState>) -> LabelStore {
+        LabelStore { label: Arc::new(label), pages, spare: Arc::new([0; PAGE_BYTES]) }
     }
 
     /// The promise in the two copies of a head, without the rest of the label.
@@ -141,7 +149,8 @@ impl LabelStore {
 
     /// Makes `label` the replica's, and says what to write. The steps of one plan are done before
     /// those of the next begin.
-    pub fn write(&mut self, label: Label) -> Plan {
+    pub fn write(&mut self, label: impl Into<Arc<Label>>) -> Plan {
+        let label = label.into();
         assert_eq!(self.label.replica, label.replica, "a label stays with its replica");
         let old = std::mem::replace(&mut self.label, label);
         let grown = self.label.shape != old.shape;
@@ -181,7 +190,12 @@ impl LabelStore {
             let state = &mut self.pages[place.expect("a label has this page")];
             state.sequence = state.sequence.checked_add(1).expect("2^64 writes never happen");
             let first = if page == PageAddress::Head { COPIES } else { 0 };
-            let bytes = encode_page(&self.label, page, state.sequence);
+            if Arc::get_mut(&mut self.spare).is_none() {
+                self.spare = Arc::new([0; PAGE_BYTES]);
+            }
+            let bytes = Arc::get_mut(&mut self.spare).expect("nobody else has it");
+            encode_page(&self.label, page, state.sequence, bytes);
+            let bytes = self.spare.clone();
             let copies = [state.next_copy, 1 - state.next_copy];
             steps[first].push(PageWrite { page, copy: copies[0], bytes: bytes.clone() });
             steps[first + 1].push(PageWrite { page, copy: copies[1], bytes });
@@ -289,23 +303,24 @@ fn map_of(label: &Label, map: u8) -> Option<&RegionMap> {
     }
 }
 
-/// Whose page it is and its bits; a free slot has no page.
-fn map_payload(label: &Label, map: u8, number: u32) -> Option<(SlotOwner, [u8; PAYLOAD_BYTES])> {
-    let mut bits = [0; PAYLOAD_BYTES];
-    map_of(label, map)?.write_page(u64::from(number) * PAGE_REGIONS, &mut bits);
-    Some((slot_owner(label, map), bits))
-}
-
-fn encode_page(label: &Label, page: PageAddress, sequence: u64) -> Box<[u8; PAGE_BYTES]> {
+/// Makes a page, over whatever is there.
+fn encode_page(label: &Label, page: PageAddress, sequence: u64, bytes: &mut [u8; PAGE_BYTES]) {
     let PageAddress::Map { map, number } = page else {
-        return Box::new(head::encode(label, sequence));
+        *bytes = head::encode(label, sequence);
+        return;
     };
-    let (owner, bits) = map_payload(label, map, number).unwrap_or((None, [0; PAYLOAD_BYTES]));
+    // A slot that is free has pages of nobody's.
+    let owner = slot_owner(label, map);
     let header = head::map_header(label, sequence, map, number, owner);
-    let mut bytes = Box::new([0; PAGE_BYTES]);
-    bytes.copy_from_slice(MapPage { header, bits }.as_bytes());
-    seal(&mut bytes);
-    bytes
+    let contents: &mut MapPage = zerocopy::transmute_mut!(bytes);
+    contents.header = header;
+    match map_of(label, map) {
+        Some(regions) => {
+            regions.write_page(u64::from(number) * PAGE_REGIONS, &mut contents.bits);
+        }
+        None => contents.bits.fill(0),
+    }
+    seal(bytes);
 }
 
 /// Takes a page of a map over into the label. Where no copy is to be had, every region of the page

@@ -19,7 +19,7 @@ struct Disk(BTreeMap<u64, Box<[u8; PAGE_BYTES]>>);
 
 impl Disk {
     fn write(&mut self, write: &PageWrite) {
-        self.0.insert(write.offset_bytes(), write.bytes.clone());
+        self.0.insert(write.offset_bytes(), Box::new(*write.bytes));
     }
 
     fn run(&mut self, plan: &Plan) {
@@ -66,7 +66,7 @@ fn sample() -> Label {
     label.voter.fork(Fork { lineage: Lineage(id(2)), epoch: Epoch(5), cause: ForkCause::Forced });
     label.configured = replicas
         .map(|replica| Configured { replica, hint: "nvmf://10.0.0.1:4420/nqn".into() })
-        .to_vec();
+        .into();
     label.state = DataState::Member;
     label.clean = false;
     label.in_sync = InSync { lineage: Lineage(id(2)), epoch: Epoch(7) };

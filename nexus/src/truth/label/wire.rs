@@ -218,7 +218,8 @@ pub enum PageKind {
 
 /// Puts the checksum into a page, which is complete otherwise.
 pub fn seal(page: &mut [u8; PAGE_BYTES]) {
-    let checksum = checksum_of(page);
+    page[CHECKSUM_AT..CHECKSUM_END].fill(0);
+    let checksum = crc_fast::crc32_iscsi(page);
     page[CHECKSUM_AT..CHECKSUM_END].copy_from_slice(&checksum.to_le_bytes());
 }
 

@@ -1,5 +1,7 @@
 //! What every label should be, by the rules; the difference from what was written is a request.
 
+use std::sync::Arc;
+
 use super::{Flush, Known, Owner, Phase, Reign, Request};
 use crate::child::{ChildIndex, ChildSet};
 use crate::truth::label::{DataState, InSync, Label, MISSING_SLOTS, Missing};
@@ -14,15 +16,15 @@ impl Owner {
         let Phase::Ruling(reign) = &self.phase else { return None };
         let Known { label, .. } = self.registry.known[child.get()].as_ref()?;
         let (wanted, flush) = self.desired(reign, child)?;
-        if wanted == *label {
+        if wanted == **label {
             return None;
         }
-        Some(Request::WriteLabel { child, flush, label: Box::new(wanted) })
+        Some(Request::WriteLabel { child, flush, label: Arc::new(wanted) })
     }
 
     fn desired(&self, reign: &Reign, child: ChildIndex) -> Option<(Label, Flush)> {
         let known = self.registry.known[child.get()].as_ref()?;
-        let mut label = known.label.clone();
+        let mut label = Label::clone(&known.label);
         let old = reign.in_force.as_ref().map_or(ChildSet::EMPTY, |in_force| in_force.members);
         let is_inside = reign.members.contains(child);
         let takes = self.may_take(reign, Voter::Replica(child));
@@ -72,7 +74,7 @@ impl Owner {
         label.in_sync = InSync { lineage: reign.half.lineage, epoch: reign.half.ballot.epoch };
         label.session = session.unwrap_or(label.session);
         label.clean = reign.closing;
-        label.configured = self.registry.roster.configured().to_vec();
+        self.put_configured(label);
         label.shape = reign.shape;
         self.put_marks(reign, child, label);
     }
@@ -112,7 +114,7 @@ impl Owner {
         }
         label.clean = false;
         label.session = known.session;
-        label.configured = self.registry.roster.configured().to_vec();
+        self.put_configured(label);
         if label.shape != reign.shape {
             label.shape = reign.shape;
             label.dirty = label.dirty.resized(reign.shape.regions());
@@ -120,6 +122,13 @@ impl Owner {
         }
         // Its own marks stay until it is a member: it may hold a write that nobody else has.
         label.dirty.unite(&reign.dirty);
+    }
+
+    fn put_configured(&self, label: &mut Label) {
+        let configured = self.registry.roster.configured();
+        if *label.configured != *configured {
+            label.configured = configured.into();
+        }
     }
 
     /// What the record should say; nothing when it says so, or must not yet.

@@ -8,6 +8,11 @@ use crate::truth::planted::{self, Bug};
 use crate::truth::region_map::RegionMap;
 
 impl Reign {
+    /// True when a member is to be given the region first.
+    fn is_pending(&self, region: RegionIndex) -> bool {
+        self.to_copy.iter().any(|map| !map.is_empty() && map.contains(region))
+    }
+
     fn has_marks(&self, label: &Label, region: RegionIndex) -> bool {
         label.dirty.contains(region)
     }
@@ -68,7 +73,7 @@ impl Owner {
     /// False when the region is not equal yet, or members change.
     pub fn clear(&mut self, region: RegionIndex) -> bool {
         let Some(reign) = self.reign_mut() else { return false };
-        if reign.change.is_some() || reign.to_copy.iter().any(|map| map.contains(region)) {
+        if reign.change.is_some() || reign.is_pending(region) {
             return false;
         }
         reign.dirty.remove(region);
@@ -102,8 +107,7 @@ impl Owner {
 
     /// Whether a region may be used.
     pub fn is_equal(&self, region: RegionIndex) -> bool {
-        let pending =
-            self.reign().is_some_and(|reign| reign.to_copy.iter().any(|map| map.contains(region)));
+        let pending = self.reign().is_some_and(|reign| reign.is_pending(region));
         !pending || planted::is(Bug::ReadBeforeEqual)
     }
 

@@ -14,6 +14,7 @@ mod marks;
 mod rebuild;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::assembly::{self, Plan, Refusal, Seen, Survey};
 use super::label::{Configured, Label, Missing, Session, Shape};
@@ -54,7 +55,7 @@ pub enum Request {
         /// What comes first.
         flush: Flush,
         /// What.
-        label: Box<Label>,
+        label: Arc<Label>,
     },
     /// Change the record by compare-and-swap, if nothing newer was promised. Answer
     /// [`Answer::Written`].
@@ -94,7 +95,7 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Known {
     /// Its label: read, or written and answered.
-    label: Label,
+    label: Arc<Label>,
     session: Session,
 }
 
@@ -155,7 +156,7 @@ struct Registry {
 
 impl Registry {
     fn label(&self, child: ChildIndex) -> Option<&Label> {
-        self.known[child.get()].as_ref().map(|known| &known.label)
+        self.known[child.get()].as_ref().map(|known| &*known.label)
     }
 }
 
@@ -319,7 +320,8 @@ impl Owner {
                 reign.good = reign.good.without(child);
             }
         }
-        self.registry.known[child.get()] = Some(Known { label: seen.label, session: seen.session });
+        let label = Arc::new(seen.label);
+        self.registry.known[child.get()] = Some(Known { label, session: seen.session });
         self.begin_target(child);
     }
 
@@ -327,7 +329,7 @@ impl Owner {
         match request {
             Request::WriteLabel { child, label, .. } => {
                 let known = self.registry.known[child.get()].as_mut();
-                known.expect("only claimed replicas are written").label = *label;
+                known.expect("only claimed replicas are written").label = label;
                 self.target_written(child);
             }
             Request::WriteRecord { half } => {
@@ -392,7 +394,7 @@ impl Owner {
             .map(|(child, known)| {
                 let known =
                     known.as_ref().filter(|_| self.registry.claimed.replicas.contains(child))?;
-                Some(Seen { label: known.label.clone(), session: known.session })
+                Some(Seen { label: Label::clone(&known.label), session: known.session })
             })
             .collect();
         let record = self.record.as_ref().filter(|_| self.registry.claimed.record);

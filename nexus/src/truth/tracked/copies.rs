@@ -176,7 +176,7 @@ impl Tracked {
                 // It names others from its first label on, so that it is never taken for one of a
                 // volume that is being created.
                 let mut fresh = Label::blank(replica, nexus, shape, session);
-                fresh.configured = owner.roster().configured().to_vec();
+                fresh.configured = owner.roster().configured().into();
                 desk.set_fresh(fresh);
                 replica
             }

@@ -44,7 +44,7 @@ enum Job {
     },
     Write {
         flush: Flush,
-        label: Box<Label>,
+        label: Arc<Label>,
         is_writing: bool,
     },
     Beat,
@@ -59,6 +59,8 @@ pub(super) enum News {
     Answer(Answer),
     /// It still promises what it did.
     Beaten,
+    /// It takes another job: the rest of a write that was answered is done.
+    Free,
     /// What had completed when the flush began is durable.
     Flushed,
     /// It does not answer, or fails. What was asked of it is lost.
@@ -187,6 +189,11 @@ impl Desk {
         self.flush.is_free()
     }
 
+    /// True when it does nothing but wait for the end of what it has given up, if that.
+    pub fn has_given_up(&self) -> bool {
+        !self.label.is_running() && !self.flush.is_running()
+    }
+
     /// When the present job with the label began.
     pub fn began_at(&self) -> Nanos {
         self.label.began_at
@@ -215,16 +222,16 @@ impl Desk {
         self.begin(now, Job::Beat);
     }
 
-    pub fn write(&mut self, now: Nanos, flush: Flush, label: Box<Label>) {
+    pub fn write(&mut self, now: Nanos, flush: Flush, label: Arc<Label>) {
         if self.fence == Fence::Polled {
             return self.begin(now, Job::Write { flush, label, is_writing: false });
         }
         assert!(self.is_free(), "one job at a time");
         self.job = Some(Job::Write { flush: Flush::No, label: label.clone(), is_writing: true });
-        self.start_write(now, flush, *label, Plan::default());
+        self.start_write(now, flush, label, Plan::default());
     }
 
-    fn start_write(&mut self, now: Nanos, flush: Flush, label: Label, first: Plan) {
+    fn start_write(&mut self, now: Nanos, flush: Flush, label: Arc<Label>, first: Plan) {
         let store = self.store.as_mut().expect("only what was claimed is written");
         let plan = store.write(label);
         let mut batches = Vec::new();
@@ -286,8 +293,7 @@ impl Desk {
     /// A part of the job is done.
     fn go_on(&mut self, cx: &mut Cx, progress: Progress) -> Option<News> {
         match self.job.take() {
-            // The rest of a write that was answered.
-            None => None,
+            None => Some(News::Free),
             Some(Job::Write { is_writing: true, .. }) => Some(News::Answer(Answer::Written)),
             Some(Job::Claim { is_promising: true, .. }) => match progress {
                 Progress::Reported => self.seen(),
@@ -298,7 +304,7 @@ impl Desk {
                     return Some(news);
                 }
                 self.job = Some(Job::Write { flush, label: label.clone(), is_writing: true });
-                self.start_write(cx.now(), flush, *label, Plan::default());
+                self.start_write(cx.now(), flush, label, Plan::default());
                 None
             }
             Some(Job::Beat) => {
@@ -375,7 +381,7 @@ impl Desk {
         self.damage = damage;
         self.store = Some(store);
         self.job = Some(Job::Claim { promise, is_promising: true });
-        self.start_write(now, Flush::No, label, repairs);
+        self.start_write(now, Flush::No, Arc::new(label), repairs);
         None
     }
 

@@ -4,6 +4,8 @@
 //! Driven by whoever creates the volume, on one core, before a nexus is made of the children.
 //! Nothing that holds anything else is touched.
 
+use std::sync::Arc;
+
 use reactor::{Cx, Wake};
 use uuid::Uuid;
 
@@ -278,7 +280,7 @@ impl Format {
             }
         } else if all(Stage::Claimed) {
             for ((desk, stage), label) in self.desks.iter_mut().zip(&self.labels) {
-                desk.write(cx.now(), Flush::First, Box::new(label.clone()));
+                desk.write(cx.now(), Flush::First, Arc::new(label.clone()));
                 *stage = Stage::Writing;
             }
         }
@@ -317,7 +319,7 @@ impl Format {
         let label = |(Configured { replica, .. }, session): (&Configured, Session)| {
             let mut label = Label::blank(*replica, self.spec.nexus, self.shape, session);
             label.voter = half.clone();
-            label.configured.clone_from(&configured);
+            label.configured = configured.as_slice().into();
             label.state = DataState::Member;
             label.in_sync = InSync { lineage, epoch };
             label.dirty = dirty.clone();

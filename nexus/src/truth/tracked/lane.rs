@@ -111,12 +111,17 @@ impl Lane {
         !self.is_running && !self.is_draining
     }
 
+    /// True while there is work that was not given up.
+    pub fn is_running(&self) -> bool {
+        self.is_running
+    }
+
     /// Begins work: `batches` in order; says so when the first `report_after` are done.
     pub fn start(&mut self, now: Nanos, batches: Vec<Vec<LabelIo>>, report_after: usize) {
         assert!(self.is_free(), "one work at a time");
         self.began_at = now;
         self.deadline = now + LABEL_TIMEOUT;
-        self.batches = batches.into();
+        self.batches.extend(batches);
         self.report_after = Some(report_after);
         self.is_running = true;
         self.pages.clear();

@@ -27,7 +27,7 @@ mod seats;
 mod serving;
 mod survey;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bdev::{Completion, Geometry};
 use reactor::{Cx, Nanos, Wake};
@@ -156,6 +156,8 @@ pub struct Tracked {
     owner: Option<Owner>,
     /// The owner may want something, or have decided something.
     is_stale: bool,
+    /// The owner may want something that it could not have yet. No mark has become durable by it.
+    is_due: bool,
     /// Highest counter of a generation that was heard of.
     heard: u64,
     /// How often a newer owner was met before this one could decide.
@@ -180,7 +182,7 @@ pub struct Tracked {
     /// Whose work is to be given up at the next poll.
     dismissed: ChildSet,
     /// Regions that are to be marked.
-    marking: BTreeSet<RegionIndex>,
+    marking: Vec<RegionIndex>,
     clearing: Clearing,
     copies: Copies,
     events: VecDeque<TruthEvent>,
@@ -200,6 +202,7 @@ impl Tracked {
             clerk_retry_at: Nanos(0),
             owner: None,
             is_stale: true,
+            is_due: false,
             heard: 0,
             duels: 0,
             was_clean: false,
@@ -213,7 +216,7 @@ impl Tracked {
             change: None,
             is_closing: false,
             dismissed: ChildSet::EMPTY,
-            marking: BTreeSet::new(),
+            marking: Vec::new(),
             clearing: Clearing::default(),
             copies: Copies::default(),
             events: VecDeque::new(),
@@ -244,6 +247,7 @@ impl Tracked {
         let is_asking = self.clerk.as_ref().is_some_and(|clerk| clerk.asked_at.is_some());
         self.phase == Phase::Serving
             && !self.is_stale
+            && !self.is_due
             && now < self.next_look
             && !is_asking
             && self.dismissed.is_empty()
@@ -318,7 +322,9 @@ impl Tracked {
         }
         for child in self.present() {
             while let Some(news) = self.desk(child).poll(cx, io) {
-                self.is_stale = true;
+                let is_free = matches!(news, News::Free);
+                self.is_stale |= !is_free;
+                self.is_due |= is_free;
                 self.hear(cx, io, child, news);
             }
         }
@@ -351,6 +357,7 @@ impl Tracked {
                 }
             }
             News::Beaten => {}
+            News::Free => return,
         }
         if let Some(place) = self.seats.place(child) {
             self.lease.answered(Voter::Replica(place), sent_at_us);
@@ -507,7 +514,7 @@ impl Truth for Tracked {
     }
 
     fn begin_clear(&mut self, _cx: &mut Cx, region: RegionIndex) {
-        self.is_stale = true;
+        self.is_due = true;
         self.clearing.want(region);
     }
 
@@ -557,8 +564,11 @@ impl Truth for Tracked {
     }
 
     fn completed(&mut self, cx: &mut Cx, child: ChildIndex, completion: Completion) {
-        self.is_stale = true;
-        self.desk(child).completed(cx, &completion);
+        let desk = self.desk(child);
+        desk.completed(cx, &completion);
+        // What it comes to is heard of when the desk is polled; the end of what was given up is
+        // not.
+        self.is_stale |= desk.has_given_up();
     }
 
     fn poll(&mut self, cx: &mut Cx, io: &mut dyn ControlIo) -> Option<TruthEvent> {
@@ -580,8 +590,11 @@ impl Truth for Tracked {
         self.poll_clerk(cx, io);
         self.open_up(cx);
         self.serve(cx, io);
-        if std::mem::take(&mut self.is_stale) {
-            self.look_at_marks();
+        let is_stale = std::mem::take(&mut self.is_stale);
+        if std::mem::take(&mut self.is_due) || is_stale {
+            if is_stale {
+                self.look_at_marks();
+            }
             self.drive(cx);
             // What was begun is submitted at once.
             self.poll_desks(cx, io);
@@ -590,7 +603,7 @@ impl Truth for Tracked {
     }
 
     fn wake(&self) -> Wake {
-        if self.is_stale || !self.events.is_empty() || !self.has_begun {
+        if self.is_stale || self.is_due || !self.events.is_empty() || !self.has_begun {
             return Wake::Now;
         }
         let desks = self.desks.iter().flatten();

@@ -192,7 +192,7 @@ impl Tracked {
             };
             self.seats.take(child, place);
         }
-        for absent in &newest.configured {
+        for absent in newest.configured.iter() {
             // Those that find no place are named when they are needed.
             let _ = roster.intern(absent);
         }

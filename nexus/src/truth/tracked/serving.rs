@@ -27,7 +27,7 @@ impl Tracked {
         if self.phase != Phase::Serving {
             return;
         }
-        if self.is_stale {
+        if self.is_stale || self.is_due {
             self.observe(cx, io);
         }
         if self.phase == Phase::Serving {
