@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::command::limits::CHILDREN_MAX;
-use engine::command::{CreateNexus, Force, Labels, LeftOut};
+use engine::command::{CreateNexus, Force, Labels, LeftOut, Policy, RecordPlace};
 use engine::config::{DMA_MIB_DEFAULT, DMA_MIB_MAX, DMA_MIB_MIN, PORT_DEFAULT};
 use engine::{OneSubsystem, TargetConfig};
 use nvmf::fabrics::Nqn;
@@ -56,7 +56,8 @@ pub struct TargetOptions {
     /// File that says what to serve, in place of the options below (docs/target.toml shows one)
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "devices", "mirror", "mirror_name", "labels", "no_labels", "force", "force_left_out",
-        "addr", "port", "advertise", "nqn", "allow_hosts", "cores", "queue_size", "no_digest",
+        "policy", "record", "record_command", "addr", "port", "advertise", "nqn", "allow_hosts",
+        "cores", "queue_size", "no_digest",
         "read_only", "poll", "no_huge", "dma_mib", "grpc_socket", "grpc_address", "share",
         "vhost_sockets",
     ])]
@@ -82,6 +83,22 @@ pub struct TargetOptions {
     /// Keep nothing: the devices are taken to hold the same, and the mirror ends with the process
     #[arg(long, requires = "mirror")]
     pub no_labels: bool,
+    /// Who decides which devices of the mirror have every write; chosen when it is made, and kept
+    /// in its labels [default: majority for three devices or more or with a record, else solo]
+    #[arg(long, value_enum, requires = "mirror", conflicts_with = "no_labels")]
+    pub policy: Option<PolicyOption>,
+    /// File of the mirror's record: one more vote, without data, best kept where it is not lost
+    /// together with a device
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "mirror",
+        conflicts_with_all = ["no_labels", "record_command"],
+    )]
+    pub record: Option<String>,
+    /// The same, kept by a command, which reads and swaps it (docs/FORMATS.md)
+    #[arg(long, value_name = "COMMAND", requires = "mirror", conflicts_with = "no_labels")]
+    pub record_command: Option<String>,
     /// Who is served: hosts over NVMe/TCP, virtual machines over vhost-user; repeat for both
     #[arg(long, value_name = "DOOR", value_enum, default_value = "nvmf")]
     pub share: Vec<Share>,
@@ -176,6 +193,27 @@ pub enum Share {
     Vhost,
 }
 
+/// Who decides about the members of a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyOption {
+    /// Whoever runs it, alone; to open it again takes all devices in sync
+    Solo,
+    /// More than half of the devices, and a record among an even number of them
+    Majority,
+    /// The record and any one device, or all devices
+    Record,
+}
+
+impl From<PolicyOption> for Policy {
+    fn from(option: PolicyOption) -> Policy {
+        match option {
+            PolicyOption::Solo => Policy::Solo,
+            PolicyOption::Majority => Policy::Majority,
+            PolicyOption::Record => Policy::Record,
+        }
+    }
+}
+
 impl TargetOptions {
     /// The target that is asked for.
     pub fn to_config(&self) -> TargetConfig {
@@ -244,6 +282,11 @@ impl TargetOptions {
         self.force.clone().map(|child| Force { child, left_out })
     }
 
+    fn mirror_record(&self) -> Option<RecordPlace> {
+        let file = self.record.clone().map(RecordPlace::File);
+        file.or_else(|| self.record_command.clone().map(RecordPlace::Command))
+    }
+
     /// Its subsystem, with the port to listen on.
     fn to_subsystem(&self) -> OneSubsystem {
         let made = || identity::default_nqn(&identity::machine(), self.port);
@@ -256,6 +299,8 @@ impl TargetOptions {
             nexus: self.mirror_name.clone(),
             labels: self.mirror_labels(),
             force: self.mirror_force(),
+            policy: self.policy.map(Policy::from),
+            record: self.mirror_record(),
             children: self.mirror.clone(),
             ..CreateNexus::default()
         };
@@ -351,6 +396,22 @@ mod tests {
         assert_eq!(labels("--labels --mirror malloc:///a?size_mb=64"), Labels::AsFound);
         assert!(parse("--labels --no-labels --mirror /a").is_err());
         assert!(parse("--labels").is_err());
+    }
+
+    #[test]
+    fn a_mirror_has_the_policy_and_the_record_that_are_asked_for() {
+        let mirror = |line: &str| config(line).1.mirror.unwrap();
+        let plain = mirror("--mirror /a /b");
+        assert_eq!((plain.policy, plain.record), (None, None));
+        let filed = mirror("--policy record --record /r --mirror /a /b");
+        assert_eq!(filed.policy, Some(Policy::Record));
+        assert_eq!(filed.record, Some(RecordPlace::File("/r".to_owned())));
+        let kept = mirror("--policy majority --record-command keep --mirror /a /b");
+        assert_eq!(kept.record, Some(RecordPlace::Command("keep".to_owned())));
+        assert!(parse("--record /r --record-command keep --mirror /a /b").is_err());
+        assert!(parse("--policy most --mirror /a /b").is_err());
+        assert!(parse("--no-labels --policy solo --mirror /a /b").is_err());
+        assert!(parse("--record /r").is_err());
     }
 
     #[test]

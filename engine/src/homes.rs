@@ -7,6 +7,7 @@
 use std::fmt;
 
 use nexus::Home;
+use nexus::truth::names::VoterHalf;
 use nexus::truth::tracked::{Finding, Format, FormatError, Survey, SurveyError};
 use reactor::{Cx, Wake};
 
@@ -39,14 +40,19 @@ pub(crate) enum Chore {
 #[derive(Clone, Debug)]
 pub(crate) enum ChoreEnd {
     Surveyed(Result<Finding, SurveyError>),
-    Formatted(Result<(), FormatError>),
+    /// With what the record of the volume is to say.
+    Formatted(Result<Box<VoterHalf>, FormatError>),
 }
 
 impl Chore {
     fn poll(&mut self, cx: &mut Cx) -> Option<ChoreEnd> {
         match self {
             Chore::Survey(survey) => survey.poll(cx).map(ChoreEnd::Surveyed),
-            Chore::Format(format) => format.poll(cx).map(ChoreEnd::Formatted),
+            Chore::Format(format) => {
+                let end = format.poll(cx)?;
+                let first = || format.voter_half().cloned().unwrap_or_default();
+                Some(ChoreEnd::Formatted(end.map(|()| Box::new(first()))))
+            }
         }
     }
 

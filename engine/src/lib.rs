@@ -20,6 +20,7 @@ pub mod memory;
 mod model;
 mod numa;
 pub mod portal;
+pub mod record_command;
 pub mod registry;
 pub mod remote;
 

@@ -11,6 +11,7 @@ use super::options::size;
 use super::question::{Server, rpc, sent};
 use super::shape::{len_bytes, presence, word};
 use super::table;
+use crate::options::PolicyOption;
 
 /// `nexus …`
 #[derive(Debug, Subcommand)]
@@ -102,6 +103,13 @@ pub struct CreateOptions {
     /// Whether its children carry labels, with which it outlives its process
     #[arg(long, value_enum, default_value_t = LabelsOption::None)]
     pub labels: LabelsOption,
+    /// Who decides about its members; chosen when it is created, and kept in its labels [default:
+    /// majority for three children or more or with a record, else solo]
+    #[arg(long, value_enum)]
+    pub policy: Option<PolicyOption>,
+    /// File of its record, on the daemon's machine: one more vote, without data
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<String>,
     /// Open it by force from this child, which has a label, whatever others hold: what they have
     /// and it lacks is LOST. For when those that a refusal names never come back
     #[arg(long, value_name = "URI")]
@@ -132,6 +140,16 @@ impl From<LabelsOption> for v1::Labels {
             LabelsOption::Create => v1::Labels::Create,
             LabelsOption::Open => v1::Labels::Open,
             LabelsOption::AsFound => v1::Labels::AsFound,
+        }
+    }
+}
+
+impl From<PolicyOption> for v1::Policy {
+    fn from(option: PolicyOption) -> v1::Policy {
+        match option {
+            PolicyOption::Solo => v1::Policy::Solo,
+            PolicyOption::Majority => v1::Policy::Majority,
+            PolicyOption::Record => v1::Policy::Record,
         }
     }
 }
@@ -213,6 +231,8 @@ pub(super) async fn ask(server: &Server, command: &NexusCommand) -> Result<Answe
                 labels: v1::Labels::from(options.labels).into(),
                 force: options.force.clone(),
                 force_left_out: options.force_left_out,
+                policy: options.policy.map_or(v1::Policy::Unspecified, v1::Policy::from).into(),
+                record: options.record.clone(),
             };
             let made = rpc!(server, NexusServiceClient.create_nexus, request).nexus;
             Ok(Answer::Nexus(sent(made)?))

@@ -107,6 +107,9 @@ fn check_nexus(nexus: &NexusSection, devices: &mut HashSet<String>) -> Result<()
         let text = format!("a nexus has 1 to {CHILDREN_MAX} children");
         return Err(mistake(&nexus.children, text));
     }
+    if let (Some(_), Some(command)) = (&nexus.record, &nexus.record_command) {
+        return Err(mistake(command, "a nexus has one record: a file or a command"));
+    }
     let registry = Registry::standard();
     for place in children {
         let text = place.get_ref();

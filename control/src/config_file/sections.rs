@@ -122,6 +122,12 @@ pub struct NexusSection {
     pub len_bytes: Option<u64>,
     /// Whether its children carry labels; labels unless all are memory that ends with the process.
     pub labels: Option<NexusLabels>,
+    /// Who decides about its members; that of its labels unless given.
+    pub policy: Option<NexusPolicy>,
+    /// File of its record.
+    pub record: Option<Spanned<String>>,
+    /// Command that keeps its record instead.
+    pub record_command: Option<Spanned<String>>,
     /// What to open, 1 to 16; `bdev:///NAME` for a device of the file.
     pub children: Spanned<Vec<Spanned<String>>>,
 }
@@ -138,6 +144,18 @@ pub enum NexusLabels {
     Open,
     /// Whichever of the two they are.
     AsFound,
+}
+
+/// Who decides about the members of a nexus with labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NexusPolicy {
+    /// Whoever runs it.
+    Solo,
+    /// More than half.
+    Majority,
+    /// The record and one member.
+    Record,
 }
 
 /// `[[subsystems]]`: a subsystem.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use engine::command::{
     self, Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, Command, CreateNexus,
-    HostChoice, Labels, NexusCommand, SetAnaState,
+    HostChoice, Labels, NexusCommand, Policy, RecordPlace, SetAnaState,
 };
 use engine::config::{DMA_MIB_DEFAULT, PORT_DEFAULT};
 use nvmf::target::DigestPolicy;
@@ -17,7 +17,8 @@ use reactor::reactor::IdlePolicy;
 use engine::TargetConfig;
 
 use super::sections::{
-    AnaState, ConfigFile, Idle, NexusLabels, NexusSection, Pages, PortalSection, SubsystemSection,
+    AnaState, ConfigFile, Idle, NexusLabels, NexusPolicy, NexusSection, Pages, PortalSection,
+    SubsystemSection,
 };
 use crate::grpc::GrpcOptions;
 
@@ -105,11 +106,16 @@ impl NexusSection {
 
     fn to_command(&self) -> CreateNexus {
         let children = self.children.get_ref().iter().map(|child| child.get_ref().clone());
+        let text = |text: &toml::Spanned<String>| text.get_ref().clone();
+        let file = self.record.as_ref().map(text).map(RecordPlace::File);
+        let command = self.record_command.as_ref().map(text).map(RecordPlace::Command);
         CreateNexus {
             nexus: self.name.get_ref().clone(),
             uuid: self.uuid.as_ref().map(|uuid| uuid.0.to_string()),
             len_bytes: self.len_bytes,
             labels: self.labels(),
+            policy: self.policy.map(Policy::from),
+            record: file.or(command),
             children: children.collect(),
             ..CreateNexus::default()
         }
@@ -163,6 +169,16 @@ impl SubsystemSection {
         let mut free = (1..).filter(|id| !taken.contains(id));
         let number = |one| given(one).or_else(|| free.next()).expect("numbers do not run out");
         self.namespaces.iter().map(number).collect()
+    }
+}
+
+impl From<NexusPolicy> for Policy {
+    fn from(policy: NexusPolicy) -> Policy {
+        match policy {
+            NexusPolicy::Solo => Policy::Solo,
+            NexusPolicy::Majority => Policy::Majority,
+            NexusPolicy::Record => Policy::Record,
+        }
     }
 }
 

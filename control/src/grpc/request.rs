@@ -7,8 +7,8 @@
 use api::v1;
 use engine::command::{
     Access, AddDevice, AddNamespace, AddPortal, AddSubsystem, AnaState, Command, CommandError,
-    CreateNexus, Force, HostChoice, Labels, LeftOut, NexusCommand, OfChild, ResizeDevice,
-    SetAnaState, SetDelay, SetFault,
+    CreateNexus, Force, HostChoice, Labels, LeftOut, NexusCommand, OfChild, Policy, RecordPlace,
+    ResizeDevice, SetAnaState, SetDelay, SetFault,
 };
 
 use super::rule;
@@ -128,8 +128,20 @@ impl IntoCommand for v1::CreateNexusRequest {
             false => LeftOut::Refused,
         };
         let force = self.force.map(|child| Force { child, left_out });
+        let policy = match v1::Policy::try_from(self.policy) {
+            Ok(v1::Policy::Unspecified) => None,
+            Ok(v1::Policy::Majority) => Some(Policy::Majority),
+            Ok(v1::Policy::Record) => Some(Policy::Record),
+            Ok(v1::Policy::Solo) => Some(Policy::Solo),
+            Err(_) => {
+                let advice = "choose MAJORITY (1), RECORD (2) or SOLO (3)";
+                return Err(invalid("policy", self.policy, advice));
+            }
+        };
+        let record = self.record.map(RecordPlace::File);
         let v1::CreateNexusRequest { nexus, uuid, len_bytes, children, .. } = self;
-        let create = CreateNexus { nexus, uuid, len_bytes, labels, force, children };
+        let create =
+            CreateNexus { nexus, uuid, len_bytes, labels, force, policy, record, children };
         Ok(Command::Nexus(NexusCommand::Create(create)))
     }
 }

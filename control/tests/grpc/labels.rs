@@ -280,3 +280,135 @@ fn force_opens_from_a_stale_file_only_when_that_is_meant_and_says_what_is_lost()
     let nowhere = refused(&[&a, &b], &["--force", stale]);
     assert!(nowhere.contains("it is none of the children"), "{nowhere}");
 }
+
+/// A mirror of two files, of which the first is left behind by the second: it was away while that
+/// was written, with the record's vote. All processes are killed.
+fn left_behind(files: &Files, behind: &PathBuf, ahead: &PathBuf, record: &[&str]) {
+    let first = Mirror::start_with(&[behind, ahead], record);
+    let mut host = first.host();
+    host.write_and_check(0..50);
+    first.end(Signal::SIGKILL);
+    drop(host);
+    let away = files.0.join("away");
+    fs::rename(behind, &away).unwrap();
+    let second = Mirror::start_with(&[behind, ahead], record);
+    let mut host = second.host();
+    host.check(0..50);
+    host.write_and_check(100..150);
+    second.end(Signal::SIGKILL);
+    drop(host);
+    fs::rename(&away, behind).unwrap();
+}
+
+/// What a mirror of one file says that waits for others.
+fn waits(file: &PathBuf, record: &[&str]) -> String {
+    let alone = Mirror::start_with(&[file], record);
+    let mut host = alone.host();
+    host.send_read();
+    assert!(host.is_waiting(), "it serves nobody");
+    alone.end(Signal::SIGTERM)
+}
+
+#[test]
+fn of_two_files_with_a_record_the_one_that_went_on_opens_alone_and_the_other_does_not() {
+    for swapped in [false, true] {
+        let files = Files::new();
+        let [a, b] = ["a", "b"].map(|name| files.blank(name));
+        let record = files.0.join("record");
+        let record = ["--record", record.to_str().unwrap()];
+        let (behind, ahead) = if swapped { (&b, &a) } else { (&a, &b) };
+        left_behind(&files, behind, ahead, &record);
+        let said = waits(behind, &record);
+        assert!(said.contains("is not open, and waits"), "{said}");
+        assert!(said.contains(ahead.to_str().unwrap()), "it is named: {said}");
+        let alone = Mirror::start_with(&[ahead], &record);
+        let mut host = alone.host();
+        host.check(0..50);
+        host.check(100..150);
+        host.write_and_check(200..210);
+        alone.end(Signal::SIGKILL);
+        drop(host);
+        let both = Mirror::start_with(&[behind, ahead], &record);
+        let mut host = both.host();
+        host.check(0..50);
+        host.check(100..150);
+        host.check(200..210);
+        both.end(Signal::SIGTERM);
+    }
+}
+
+#[test]
+fn a_record_that_is_gone_or_emptied_lets_no_stale_file_open() {
+    let files = Files::new();
+    let [a, b] = ["a", "b"].map(|name| files.blank(name));
+    let path = files.0.join("record");
+    let record = ["--record", path.to_str().unwrap()];
+    left_behind(&files, &a, &b, &record);
+    let unnamed = refused(&[&a, &b], &[]);
+    assert!(unnamed.contains("say where it is kept"), "{unnamed}");
+    let old = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let said = waits(&a, &record);
+    assert!(said.contains("the record") && said.contains("is not there"), "{said}");
+    assert!(!path.exists(), "nobody makes it anew");
+    fs::write(&path, []).unwrap();
+    let said = waits(&a, &record);
+    assert!(said.contains("the record, which is empty, must answer"), "{said}");
+    assert!(said.contains(b.to_str().unwrap()) || said.contains("replica"), "{said}");
+    fs::write(&path, vec![7; old.len()]).unwrap();
+    assert!(waits(&a, &record).contains("damaged"));
+    // All who have the data need no record, and write it anew.
+    fs::write(&path, []).unwrap();
+    let both = Mirror::start_with(&[&a, &b], &record);
+    let mut host = both.host();
+    host.check(0..50);
+    host.check(100..150);
+    both.end(Signal::SIGTERM);
+    assert_eq!(fs::read(&path).unwrap().len(), old.len());
+}
+
+#[test]
+fn the_policy_of_a_mirror_stays_as_it_was_created() {
+    let files = Files::new();
+    let [a, b] = ["a", "b"].map(|name| files.blank(name));
+    let lacks = refused(&[&a, &b], &["--policy", "record"]);
+    assert!(lacks.contains("needs a record"), "{lacks}");
+    Mirror::start_with(&[&a, &b], &["--policy", "majority"]).end(Signal::SIGTERM);
+    let other = refused(&[&a, &b], &["--policy", "solo"]);
+    assert!(other.contains("was created with majority"), "{other}");
+    let record = files.0.join("record");
+    let given = refused(&[&a, &b], &["--record", record.to_str().unwrap()]);
+    assert!(given.contains("was created without one"), "{given}");
+    Mirror::start_with(&[&a, &b], &["--policy", "majority"]).end(Signal::SIGTERM);
+    Mirror::start(&[&a, &b]).end(Signal::SIGTERM);
+}
+
+#[test]
+fn a_record_that_a_command_keeps_has_a_vote_and_one_that_fails_has_none() {
+    let files = Files::new();
+    let [a, b] = ["a", "b"].map(|name| files.blank(name));
+    let (kept, keeper) = (files.0.join("kept"), files.0.join("keeper"));
+    fs::write(&kept, vec![0; 4096]).unwrap();
+    let script = format!(
+        "case $MAYASTOR_RECORD in\n\
+         read) exec cat {kept};;\n\
+         swap) cat > {kept}.both; head -c 4096 {kept}.both | cmp -s - {kept} || exit 1\n\
+         tail -c 4096 {kept}.both > {kept}.new && mv {kept}.new {kept};;\n\
+         esac\n",
+        kept = kept.display()
+    );
+    fs::write(&keeper, script).unwrap();
+    let command = format!("sh {}", keeper.display());
+    let record = ["--policy", "record", "--record-command", &command];
+    left_behind(&files, &a, &b, &record);
+    let said = waits(&a, &record);
+    assert!(said.contains(b.to_str().unwrap()), "{said}");
+    let fails = ["--record-command", "exit 7"];
+    let said = waits(&a, &fails);
+    assert!(said.contains("the record: the command `exit 7` fails"), "{said}");
+    let alone = Mirror::start_with(&[&b], &record);
+    let mut host = alone.host();
+    host.check(0..50);
+    host.check(100..150);
+    alone.end(Signal::SIGTERM);
+}

@@ -25,8 +25,8 @@ pub use nvmf::target::namespace::Access;
 pub use error::{CommandError, ErrorKind, Progress};
 pub use nexus::{
     ChildInfo, ChildState, CreateNexus, DifferenceInfo, FaultReason, Force, Labels, LeftOut,
-    NexusCommand, NexusInfo, NexusState, OfChild, ProgressInfo, RebuildEnd, RebuildInfo,
-    RebuildState, Scope, VerifyInfo, VerifyState,
+    NexusCommand, NexusInfo, NexusState, OfChild, Policy, ProgressInfo, RebuildEnd, RebuildInfo,
+    RebuildState, RecordPlace, Scope, VerifyInfo, VerifyState,
 };
 pub use reply::{
     CoreInfo, CountersInfo, DeviceInfo, HostsInfo, NamespaceCounters, NamespaceInfo, PortalInfo,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 pub use nexus::rebuild::{RebuildEnd, RebuildState, Scope, VerifyState};
+pub use nexus::truth::names::Policy;
 pub use nexus::truth::tracked::LeftOut;
 pub use nexus::{ChildState, FaultReason};
 use reactor::cores::CoreId;
@@ -107,6 +108,15 @@ pub struct Force {
     pub left_out: LeftOut,
 }
 
+/// Where the record of a volume is kept: a voter beside its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordPlace {
+    /// In this file, on something that is not lost together with a replica.
+    File(String),
+    /// By this command ([`crate::record_command`]).
+    Command(String),
+}
+
 /// What a nexus is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateNexus {
@@ -122,6 +132,11 @@ pub struct CreateNexus {
     pub labels: Labels,
     /// The replica to open it from by force, once; none for the rules.
     pub force: Option<Force>,
+    /// Who decides about the members of a volume with labels; none takes that of the labels, or for
+    /// a volume that is created what suits it.
+    pub policy: Option<Policy>,
+    /// Its record, where it has one.
+    pub record: Option<RecordPlace>,
     /// URIs of its children, 1 to 16.
     pub children: Vec<String>,
 }

@@ -1,5 +1,6 @@
 //! Commands on children of nexuses.
 
+use std::slice;
 use std::sync::Arc;
 
 use nexus::truth::{Discard, NotRebuilt};
@@ -11,7 +12,7 @@ use super::nexuses::{self, Patience, hand_out, no_child, release_children};
 use super::state::{Deadline, State};
 use crate::command::error::Object;
 use crate::command::limits::{CHILDREN_MAX, DEVICES_MAX};
-use crate::command::{CommandError, OfChild, Progress, Reply, field};
+use crate::command::{CommandError, Labels, OfChild, Progress, Reply, field};
 use crate::model::nexus::ChildEntry;
 
 impl Shared {
@@ -73,9 +74,15 @@ impl Shared {
         let mut state = self.when_idle(self.lock(), &child.device, deadline)?;
         let handle = hand_out(&mut state, name, child)?;
         let entry = state.model.nexuses.get(name).ok_or_else(|| nexuses::is_missing(name))?;
-        let labels = entry.asked.labels;
+        let (labels, place) = (entry.asked.labels, entry.place);
+        // A look of its own: another child may be added at the same time.
+        let look = state.model.next_nexus_id();
         drop(state);
         let config = child.config(handle, Standing::OutOfSync, labels);
+        if labels == Labels::None {
+            let (children, configs) = (slice::from_ref(child), slice::from_ref(&config));
+            self.check_unlabelled((place, look), deadline, children, configs)?;
+        }
         let added = self.ask_nexus(name, deadline, move |home, _| home.add(config.clone()));
         match added? {
             Ok(_) => Ok(()),

@@ -4,6 +4,7 @@
 //! ([`Chore`]), and is asked here how far it is.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use bdev::uri::DeviceUri;
 use nexus::ChildConfig;
 use nexus::truth::label::LABEL_BYTES;
 use nexus::truth::label::store::LabelError;
-use nexus::truth::names::{NexusId as VolumeId, Policy};
+use nexus::truth::names::{NexusId as VolumeId, Policy, RecordId};
+use nexus::truth::record::{self, FileRecord, Record, RecordPage};
 use nexus::truth::tracked::{
     Contents, Finding, Format, FormatError, FormatSpec, Opening, RecordSource, Survey, SurveyError,
     TrackedConfig,
@@ -21,9 +23,10 @@ use uuid::Uuid;
 use super::Shared;
 use super::nexuses::{Patience, WantedChild};
 use super::state::Deadline;
-use crate::command::{CommandError, CreateNexus, Labels, Progress, field};
+use crate::command::{CommandError, CreateNexus, Labels, Progress, RecordPlace, field};
 use crate::homes::{Chore, ChoreEnd, NexusId};
 use crate::model::draw_uuid;
+use crate::record_command::CommandRecord;
 
 /// How long making a nexus waits for its volume to be open. It is there afterwards either way:
 /// what hosts send waits until then.
@@ -38,25 +41,40 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Which machine this is.
 const MACHINE_ID: &str = "/etc/machine-id";
 
+/// Longest path or command of a record.
+pub const RECORD_TEXT_BYTES_MAX: usize = 4096;
+
 /// A volume that can be opened.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Volume {
     pub id: VolumeId,
     /// Its length.
     pub blocks: u64,
+    /// The record that its labels name.
+    record: Option<RecordId>,
 }
 
 impl Volume {
     /// How its truth is kept.
-    pub fn config(self, opening: Opening) -> TrackedConfig {
+    pub fn config(self, opening: Opening, record: Option<&RecordPlace>) -> TrackedConfig {
+        let record = self.record.zip(record).map(|(id, place)| keeper(place, id, self.id));
         TrackedConfig {
             nexus: self.id,
             host: this_host(),
             boot: this_boot(),
-            record: RecordSource::None,
+            record: record.map_or(RecordSource::None, RecordSource::Given),
             opening,
             fence: None,
         }
+    }
+}
+
+/// Who keeps a record; nothing is read yet.
+fn keeper(place: &RecordPlace, id: RecordId, volume: VolumeId) -> Box<dyn Record + Send> {
+    let page = RecordPage::new(id, volume);
+    match place {
+        RecordPlace::File(path) => Box::new(FileRecord::new(Path::new(path), page)),
+        RecordPlace::Command(command) => Box::new(CommandRecord::new(command, page)),
     }
 }
 
@@ -73,10 +91,49 @@ fn read_uuid(path: &str) -> Option<Uuid> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Who decides about the members of a volume without a record: with fewer than three, losing one
-/// would leave no majority, so its owner decides alone. With more a restart may go without one.
-fn policy(children: usize) -> Policy {
-    if children >= 3 { Policy::Majority } else { Policy::Solo }
+/// Who decides about the members of a volume unless told: with a record, or with three children or
+/// more, a majority. With fewer, losing one would leave none, so the owner decides alone.
+fn policy(children: usize, record: Option<&RecordPlace>) -> Policy {
+    if children >= 3 || record.is_some() { Policy::Majority } else { Policy::Solo }
+}
+
+fn policy_word(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Majority => "majority",
+        Policy::Record => "record",
+        Policy::Solo => "solo",
+    }
+}
+
+fn record_refused(value: &str, advice: impl Into<String>) -> CommandError {
+    CommandError::Invalid { field: "record", value: value.to_owned(), advice: advice.into() }
+}
+
+/// Refuses a policy and a record that do not go together, or for which there are no labels.
+pub(super) fn check_voters(asked: &CreateNexus) -> Result<(), CommandError> {
+    let refused = |advice: &str| {
+        let value = String::from(asked.policy.map_or("given", policy_word));
+        let field = if asked.policy.is_some() { "policy" } else { "record" };
+        Err(CommandError::Invalid { field, value, advice: String::from(advice) })
+    };
+    if asked.labels == Labels::None && (asked.policy.is_some() || asked.record.is_some()) {
+        return refused("it is kept in labels: make the nexus with them");
+    }
+    if asked.policy == Some(Policy::Solo) && asked.record.is_some() {
+        return refused("its owner decides alone: choose majority or record, or give no record");
+    }
+    match &asked.record {
+        Some(RecordPlace::File(text) | RecordPlace::Command(text)) if text.is_empty() => {
+            Err(record_refused("empty", "give the path of a file, or a command"))
+        }
+        Some(RecordPlace::File(text) | RecordPlace::Command(text))
+            if text.len() > RECORD_TEXT_BYTES_MAX =>
+        {
+            let advice = format!("give at most {RECORD_TEXT_BYTES_MAX} bytes");
+            Err(record_refused("so long", advice))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How a volume is to be opened: from which child of a nexus, if by force.
@@ -132,6 +189,21 @@ fn refused(error: &dyn std::error::Error) -> CommandError {
     }
 }
 
+/// Makes the file of a record that is to be, and refuses one that is another's.
+fn check_blank_record(path: &Path, voter: &mut dyn Record) -> Result<(), CommandError> {
+    let made = FileRecord::make_file(path);
+    made.map_err(|error| record_refused("so", error.to_string()))?;
+    check_empty(voter)
+}
+
+fn check_empty(voter: &mut dyn Record) -> Result<(), CommandError> {
+    match voter.read() {
+        Ok(half) if half.is_empty() => Ok(()),
+        Ok(_) => Err(record_refused("so", "it is one already: a new volume needs an empty one")),
+        Err(error) => Err(record_refused("so", error.to_string())),
+    }
+}
+
 /// What is asked of labels.
 pub(super) struct AskedLabels<'a> {
     pub labels: Labels,
@@ -144,6 +216,10 @@ pub(super) struct AskedLabels<'a> {
     pub absent: &'a [String],
     /// It is to be opened by force, so it is there.
     pub is_forced: bool,
+    /// Who is to decide; none takes what the labels say, or what suits.
+    pub policy: Option<Policy>,
+    /// The record.
+    pub record: Option<&'a RecordPlace>,
 }
 
 /// Memory is never a replica that somebody else counts on.
@@ -173,12 +249,19 @@ impl Shared {
             | Err(SurveyError::Mixed { nexus, .. } | SurveyError::TwoVolumes { nexus, .. }) => {
                 format!("a child is a replica of volume {}", nexus.0)
             }
-            // A label all the same: of a newer program, or one that can still be repaired.
-            Err(SurveyError::NotBlank { name, source }) if source != LabelError::Foreign => {
-                format!("{name} has a label ({source})")
+            Err(SurveyError::NotBlank { others }) => {
+                // A label all the same: of a newer program, or one that can still be repaired.
+                let label = |(name, found): &(String, Option<LabelError>)| {
+                    let error = found.as_ref().filter(|error| **error != LabelError::Foreign)?;
+                    Some(format!("{name} has a label ({error})"))
+                };
+                let labels: Vec<String> = others.iter().filter_map(label).collect();
+                if labels.is_empty() {
+                    return Ok(());
+                }
+                labels.join("; ")
             }
-            Ok(Finding::Blank(_))
-            | Err(SurveyError::NotBlank { .. } | SurveyError::Silent { .. }) => return Ok(()),
+            Ok(Finding::Blank(_)) => return Ok(()),
         };
         Err(CommandError::Invalid {
             field: "labels",
@@ -213,7 +296,10 @@ impl Shared {
                 Err(asked
                     .refuse(format!("the children are replicas of volume {} already", nexus.0)))
             }
-            Finding::Volume { nexus, blocks } => Ok(Volume { id: nexus, blocks }),
+            Finding::Volume { nexus, blocks, policy, record } => {
+                asked.check_found(policy, record)?;
+                Ok(Volume { id: nexus, blocks, record })
+            }
             Finding::Blank(_) if asked.labels == Labels::Open || asked.is_forced => {
                 Err(asked.refuse(String::from("none of the children has a label")))
             }
@@ -236,10 +322,23 @@ impl Shared {
         asked: &AskedLabels<'_>,
         (id, configs): (VolumeId, &[ChildConfig]),
     ) -> Result<Volume, CommandError> {
+        let policy = asked.policy.unwrap_or_else(|| policy(configs.len(), asked.record));
+        if policy == Policy::Record && asked.record.is_none() {
+            let advice = String::from("it needs a record to decide: say where that is kept");
+            let (field, value) = ("policy", String::from(policy_word(policy)));
+            return Err(CommandError::Invalid { field, value, advice });
+        }
+        let record = asked.record.map(|_| RecordId(draw_uuid()));
+        let mut voter = record.zip(asked.record).map(|(record, place)| keeper(place, record, id));
+        if let (Some(RecordPlace::File(path)), Some(voter)) = (asked.record, &mut voter) {
+            check_blank_record(Path::new(path), &mut **voter)?;
+        } else if let Some(voter) = &mut voter {
+            check_empty(&mut **voter)?;
+        }
         let spec = FormatSpec {
             nexus: id,
-            policy: policy(configs.len()),
-            record: None,
+            policy,
+            record,
             blocks: asked.blocks,
             contents: contents(asked.children),
             host: this_host(),
@@ -252,8 +351,13 @@ impl Shared {
         let ChoreEnd::Formatted(done) = self.do_chore(home, deadline, format)? else {
             unreachable!("a format ends as one")
         };
-        done.map_err(|error| refused(&error))?;
-        Ok(Volume { id, blocks })
+        let first = done.map_err(|error| refused(&error))?;
+        if let Some(mut voter) = voter {
+            // Should it fail: with all its replicas the volume is opened, and the record written.
+            record::begin(&mut *voter, &first)
+                .map_err(|error| record_refused("so", error.to_string()))?;
+        }
+        Ok(Volume { id, blocks, record })
     }
 
     /// Has a home core do a chore, and waits for its end.
@@ -345,6 +449,31 @@ impl Shared {
 }
 
 impl AskedLabels<'_> {
+    /// Refuses to open a volume as it is not: who decides was chosen when it was created.
+    fn check_found(&self, policy: Policy, record: Option<RecordId>) -> Result<(), CommandError> {
+        if let Some(asked) = self.policy.filter(|asked| *asked != policy) {
+            return Err(CommandError::Invalid {
+                field: "policy",
+                value: String::from(policy_word(asked)),
+                advice: format!(
+                    "the volume was created with {}, which stays: leave it out",
+                    policy_word(policy)
+                ),
+            });
+        }
+        match (record, self.record) {
+            (Some(_), None) if !self.is_forced => Err(record_refused(
+                "left out",
+                "the volume has one, which votes on who its members are: say where it is kept, or \
+                 if it is lost for good, give an empty file",
+            )),
+            (None, Some(_)) => {
+                Err(record_refused("given", "the volume was created without one: leave it out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn refuse(&self, advice: String) -> CommandError {
         let (field, value) = match self.uuid {
             Some(uuid) if self.labels != Labels::Create => ("uuid", uuid.to_string()),

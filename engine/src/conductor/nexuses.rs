@@ -161,14 +161,25 @@ impl Shared {
         let children = children.collect::<Result<Vec<_>, _>>()?;
         check_different(&children)?;
         labels::check_kept(labels, &children)?;
+        labels::check_voters(asked)?;
         let texts = children.iter().map(|child| child.text.clone()).collect();
         // The labels may know better.
         let named = given.or((labels == Labels::None).then_some(uuid));
         let uuid_text = named.map(|uuid| uuid.to_string());
         let nexus = name.to_owned();
         let force = asked.force.clone();
-        let asked =
-            CreateNexus { nexus, uuid: uuid_text, len_bytes, labels, force, children: texts };
+        let (policy, record) = (asked.policy, asked.record.clone());
+        let (uuid_known, children_known) = (uuid_text, texts);
+        let asked = CreateNexus {
+            nexus,
+            uuid: uuid_known,
+            len_bytes,
+            labels,
+            force,
+            policy,
+            record,
+            children: children_known,
+        };
         labels::opening(&asked)?;
         let mut state = self.lock();
         let outcome = match state.model.nexuses.get(name) {
@@ -294,9 +305,13 @@ impl Shared {
         drop(handles);
         let hosted = Arc::clone(&nexus);
         let opening = labels::opening(&asked)?;
+        let record = asked.record.clone();
         self.at_home(place, deadline, move |homes, cx| {
             let truth: Box<dyn Truth> = match volume {
-                Some(volume) => Box::new(Tracked::new(volume.config(opening.clone()))),
+                Some(volume) => {
+                    let config = volume.config(opening.clone(), record.as_ref());
+                    Box::new(Tracked::new(config))
+                }
                 None => Box::new(Untracked::default()),
             };
             homes.host(id, Home::new(Arc::clone(&hosted), cx, truth));
@@ -373,20 +388,23 @@ impl Shared {
         let config = |(child, device): &(&WantedChild, Arc<dyn BlockDevice>)| {
             child.config(Arc::clone(device), standing, asked.labels)
         };
-        let children: Vec<ChildConfig> = handles.iter().map(config).collect();
-        let block_bytes = children.first().map_or(1, |one| one.device.geometry().block_bytes);
+        let configs: Vec<ChildConfig> = handles.iter().map(config).collect();
+        let block_bytes = configs.first().map_or(1, |one| one.device.geometry().block_bytes);
         let whole = |len| field::whole_blocks(len, block_bytes);
         let mut blocks = asked.len_bytes.map(whole).transpose()?;
         let mut volume = None;
         let wanted: Vec<WantedChild> = handles.iter().map(|(one, _)| (*one).clone()).collect();
         if asked.labels == Labels::None {
-            self.check_unlabelled(home, deadline, &wanted, &children)?;
+            self.check_unlabelled(home, deadline, &wanted, &configs)?;
         } else {
             let uuid = field::uuid(asked.uuid.as_deref())?;
             let labels = asked.labels;
             let is_forced = asked.force.is_some();
-            let of = AskedLabels { labels, uuid, blocks, children: &wanted, absent, is_forced };
-            let found = self.find_volume(home, deadline, &of, &children)?;
+            let (policy, record) = (asked.policy, asked.record.as_ref());
+            let children = &wanted;
+            let of =
+                AskedLabels { labels, uuid, blocks, children, absent, is_forced, policy, record };
+            let found = self.find_volume(home, deadline, &of, &configs)?;
             blocks = Some(found.blocks);
             volume = Some(found);
         }
@@ -395,6 +413,7 @@ impl Shared {
             None => (own, Marking::Off),
         };
         let name = asked.nexus.clone();
+        let children = configs;
         let config = NexusConfig { name, uuid: Some(uuid), blocks, children, marking };
         let made = Nexus::new(config).map_err(|error| refused(&asked.nexus, "children", &error));
         Ok((made?, volume))
@@ -663,6 +682,8 @@ fn check_same(entry: &NexusEntry, asked: &CreateNexus) -> Result<(), CommandErro
         format!("its children are {}", texts.join(", "))
     } else if entry.asked.labels != asked.labels {
         String::from("other labels were asked for")
+    } else if entry.asked.policy != asked.policy || entry.asked.record != asked.record {
+        String::from("another policy or another record was asked for")
     } else if asked.force.is_some() && entry.asked.force != asked.force {
         String::from("it is there already, and not opened by force")
     } else if entry.asked.len_bytes != asked.len_bytes {

@@ -291,7 +291,10 @@ impl Home {
                 }
                 TruthEvent::MemberLost(child, reason) => self.lose(cx, child, reason),
                 TruthEvent::Frozen => self.stop(|stops| stops.by_truth = true),
-                TruthEvent::Thawed => self.stop(|stops| stops.by_truth = false),
+                TruthEvent::Thawed => {
+                    self.refusal = None;
+                    self.stop(|stops| stops.by_truth = false);
+                }
                 TruthEvent::Overtaken => self.stop(|stops| stops.ended = true),
                 TruthEvent::Marked(region) => self.set_marked(cx, region),
                 TruthEvent::Cleared(region) => self.marks.cleared(region),

@@ -20,9 +20,10 @@ pub(super) fn prepare(config: &ChildConfig, truth: &dyn Truth, child: ChildIndex
 }
 
 impl Home {
-    /// Why the volume is not open yet, in words.
+    /// Why the volume is not open yet, or frozen, in words.
     pub fn refusal(&self) -> Option<&str> {
-        self.refusal.as_deref().filter(|_| self.stops.unassembled)
+        let is_shut = self.stops.unassembled || self.stops.by_truth;
+        self.refusal.as_deref().filter(|_| is_shut)
     }
 
     /// What an operator is to know of how the volume was opened, in words.

@@ -127,8 +127,8 @@ fn a_rebuild_target_is_never_taken_for_a_blank_one() {
 
 #[test]
 fn what_does_not_belong_together_is_said_and_what_is_damaged_is_left_to_the_volume() {
-    let disks = disks(5);
-    let [one, two, other, blank, bad] = &disks[..] else { unreachable!() };
+    let disks = disks(6);
+    let [one, two, other, blank, bad, empty] = &disks[..] else { unreachable!() };
     format(&[one.clone(), two.clone()]);
     let spec = FormatSpec { nexus: OTHER, ..spec() };
     format_with(spec, &children(&[other])).unwrap();
@@ -140,12 +140,16 @@ fn what_does_not_belong_together_is_said_and_what_is_damaged_is_left_to_the_volu
     bad.state().spoil(1);
     let damaged = survey(&[bad, blank]);
     assert!(matches!(damaged, Err(SurveyError::NotBlank { .. })), "{damaged:?}");
+    // Something else's beside it hides nothing.
+    blank.state().spoil(0);
+    let words = survey(&[blank, bad]).unwrap_err().to_string();
+    assert!(words.contains("; ") && words.matches("is no replica and not blank").count() == 2);
     let beside = survey(&[one, bad, two]);
     assert!(matches!(beside, Ok(Finding::Volume { nexus: NEXUS, .. })), "{beside:?}");
     for mood in [Mood::Gone, Mood::Hung] {
         two.set(mood);
-        let silent = survey(&[two, blank]);
-        assert!(matches!(silent, Err(SurveyError::Silent { .. })), "{silent:?}");
+        let silent = survey(&[two, empty]);
+        assert!(matches!(silent, Err(SurveyError::NotBlank { .. })), "{silent:?}");
         let rest = survey(&[two, one]);
         assert!(matches!(rest, Ok(Finding::Volume { nexus: NEXUS, .. })), "{rest:?}");
     }

@@ -17,7 +17,7 @@ use crate::nexus::Nexus;
 use crate::truth::Discard;
 use crate::truth::label::LABEL_BYTES;
 use crate::truth::names::{NexusId, Policy, RecordId};
-use crate::truth::record::{FileRecord, write as write_record};
+use crate::truth::record::{FileRecord, Record, RecordPage, begin as begin_record};
 use crate::truth::tracked::{
     Contents, Fence, Format, FormatError, FormatSpec, LeftOut, Opening, RecordSource, Tracked,
     TrackedConfig,
@@ -393,8 +393,10 @@ fn with_a_record_one_of_two_goes_on_alone_and_the_other_never_opens_alone() {
     let spec = FormatSpec { record: Some(id), ..spec() };
     let mut format = Format::new(spec, &children).unwrap();
     while format.poll(&mut cx).is_none() {}
-    let mut record = FileRecord::open(&path, id, NEXUS).unwrap();
-    write_record(&mut record, format.voter_half().unwrap());
+    FileRecord::make_file(&path).unwrap();
+    let open = || FileRecord::new(&path, RecordPage::new(id, NEXUS));
+    let mut record = open();
+    begin_record(&mut record, format.voter_half().unwrap()).unwrap();
     let with = |record| TrackedConfig { record: RecordSource::Given(record), ..settings() };
     let mut process = Process::start_with(&disks, with(Box::new(record)));
     process.record_is_slow = true;
@@ -406,13 +408,11 @@ fn with_a_record_one_of_two_goes_on_alone_and_the_other_never_opens_alone() {
     // The one left behind, and the record: it knows that the other went on.
     disks[0].set(Mood::Gone);
     disks[1].set(Mood::Well);
-    let record = loop {
+    let mut record = open();
+    while record.read().is_err() {
         // The thread of the process that crashed has to let go of it.
-        match FileRecord::open(&path, id, NEXUS) {
-            Ok(record) => break record,
-            Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
-        }
-    };
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let mut process = Process::start_with(&disks, with(Box::new(record)));
     process.record_is_slow = true;
     process.passes();
@@ -426,6 +426,7 @@ fn with_a_record_one_of_two_goes_on_alone_and_the_other_never_opens_alone() {
     assert_eq!(process.read(block_of(1)), 2);
     drop(process);
     std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(path.with_extension("lock")).unwrap();
 }
 
 #[test]

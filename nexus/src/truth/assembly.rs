@@ -153,6 +153,8 @@ impl<'a> Survey<'a> {
         let mut went_on = ChildSet::EMPTY;
         for (voter, half) in self.halves() {
             match voter {
+                // Never written, or emptied since: it may have voted for what it has forgotten.
+                Voter::Record if self.is_record_empty() && !planted::is(Bug::EmptyRecordVotes) => {}
                 _ if half.lineage == youngest.lineage || half.ballot.epoch == Epoch(0) => {
                     voters.insert(voter);
                 }
@@ -166,6 +168,11 @@ impl<'a> Survey<'a> {
             }
         }
         Ok(History { voters, strangers, went_on })
+    }
+
+    /// The record answers, and says nothing.
+    fn is_record_empty(&self) -> bool {
+        self.record.is_some_and(VoterHalf::is_empty)
     }
 
     fn label(&self, child: ChildIndex) -> &Label {
@@ -213,7 +220,12 @@ impl<'a> Survey<'a> {
             }
             Policy::Majority | Policy::Record => self.roster.votes(electorate, voters),
         };
-        let missing = self.roster.missing(electorate, voters);
+        let mut missing = self.roster.missing(electorate, voters);
+        if let (true, Some(last)) = (self.is_record_empty() && !voters.record, missing.last_mut())
+            && *last == self.roster.name(Voter::Record)
+        {
+            last.push_str(", which is empty,");
+        }
         Refusal::NoQuorum { epoch: newest.ballot.epoch.0, have, need, missing }
     }
 }
@@ -414,6 +426,22 @@ mod tests {
         let survey = Survey { roster: &roster, seen: &seen, record: Some(&record) };
         let refusal = assemble(survey).unwrap_err();
         assert!(matches!(refusal, Refusal::NoQuorum { epoch: 2, .. }), "{refusal}");
+    }
+
+    #[test]
+    fn a_record_that_was_lost_is_no_vote_that_nothing_happened() {
+        let (roster, zero, one) = pair();
+        let stale = seen(&roster, zero, half(&roster, 1, roster.all()));
+        // It had voted for an epoch of the other one alone, and was emptied since.
+        let empty = VoterHalf::default();
+        let alone = [stale.clone(), None];
+        let survey = Survey { roster: &roster, seen: &alone, record: Some(&empty) };
+        let words = assemble(survey).unwrap_err().to_string();
+        assert!(words.contains("and has 1") && words.contains("the record, which is empty"));
+        // Those who went on know better, and all members need no record.
+        let both = [stale, seen(&roster, one, half(&roster, 2, ChildSet::only(one)))];
+        let survey = Survey { roster: &roster, seen: &both, record: Some(&empty) };
+        assert_eq!(assemble(survey).unwrap().in_sync, ChildSet::only(one));
     }
 
     #[test]

@@ -88,8 +88,8 @@ pub enum TruthEvent {
     /// A child that is no member, and why; before [`TruthEvent::Assembled`], and whenever it is
     /// known better.
     LeftOut(ChildIndex, FaultReason),
-    /// The volume cannot be opened yet, and why, in words for the operator. It is tried again: all
-    /// I/O waits, until [`TruthEvent::Assembled`].
+    /// The volume cannot be opened yet, or is frozen, and why, in words for the operator. It is
+    /// tried again: all I/O waits, until [`TruthEvent::Assembled`] or [`TruthEvent::Thawed`].
     Refused(String),
     /// Nobody can tell any more who has the data: a new owner must assemble the volume. The home
     /// core stops using every child on every core, and then calls [`Truth::start_over`]. I/O waits

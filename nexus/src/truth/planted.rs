@@ -68,6 +68,10 @@ pub enum Bug {
     OutsidersFirst,
     /// Survivors do not flush before they take an epoch (rule 9).
     NoFlushAtChange,
+    /// A record that was emptied counts as one that knows of nothing newer (rules 2 and 16).
+    EmptyRecordVotes,
+    /// A record that was emptied accepts from whomever (rules 2 and 16).
+    EmptyRecordAccepts,
 }
 
 #[cfg(not(any(test, feature = "planted")))]

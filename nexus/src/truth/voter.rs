@@ -5,7 +5,19 @@
 //! before it answers. [`Gate`] is the same for the commands at a replica: below every front door,
 //! so that a claim that comes over the network also ends a local owner's handle.
 
-use super::names::{Ballot, Generation, Promise, VoterHalf};
+use super::names::{Ballot, Epoch, Generation, Promise, VoterHalf};
+use super::planted::{self, Bug};
+
+/// Why the record does not take what an owner writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// A newer owner has been promised.
+    #[error(transparent)]
+    Overtaken(#[from] Overtaken),
+    /// It does not know of the owner's claim, or of any epoch: it was emptied since.
+    #[error("the record was emptied, and has no vote until the volume is opened by its replicas")]
+    Emptied,
+}
 
 /// A newer owner has been promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +42,29 @@ impl VoterHalf {
     /// one accepted is none of an owner that has read it: the caller's mistake.
     pub fn accept(&mut self, written: &VoterHalf) -> Result<(), Overtaken> {
         self.promise(written.promised)?;
+        self.clone_from(written);
+        Ok(())
+    }
+
+    /// True for a voter that has accepted nothing. A replica of that kind is a new one; the record
+    /// may have been emptied, so its word is worth nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ballot.epoch == Epoch(0)
+    }
+
+    /// What the record accepts: only from the owner that has claimed it as it is now, so that one
+    /// that was emptied after the claim takes nothing for granted. An empty one is filled, by an
+    /// owner that found it so, with an epoch in force; it has no vote on one that is not.
+    pub fn accept_at_record(&mut self, written: &VoterHalf) -> Result<(), NotTaken> {
+        if written.promised.generation < self.promised.generation {
+            return Err(Overtaken { promised: self.promised.generation }.into());
+        }
+        let is_claimed = self.promised.generation == written.promised.generation;
+        let may_fill = !self.is_empty() || written.settled;
+        let is_lax = planted::is(Bug::EmptyRecordAccepts) || planted::is(Bug::EmptyRecordVotes);
+        if !(is_lax || is_claimed && may_fill) {
+            return Err(NotTaken::Emptied);
+        }
         self.clone_from(written);
         Ok(())
     }
@@ -159,6 +194,24 @@ mod tests {
         old.promised = promise(3);
         voter.accept(&old).unwrap();
         assert_eq!(voter.promised, promise(3));
+    }
+
+    #[test]
+    fn an_emptied_record_takes_an_epoch_in_force_of_its_claimant_and_nothing_else() {
+        let written = |counter, settled| VoterHalf {
+            promised: promise(counter),
+            ballot: Ballot { epoch: Epoch(4), generation: generation(counter) },
+            settled,
+            ..VoterHalf::default()
+        };
+        let mut record = VoterHalf::default();
+        assert_eq!(record.accept_at_record(&written(2, true)), Err(NotTaken::Emptied));
+        record.promise(promise(2)).unwrap();
+        assert_eq!(record.accept_at_record(&written(2, false)), Err(NotTaken::Emptied));
+        assert!(matches!(record.accept_at_record(&written(1, true)), Err(NotTaken::Overtaken(_))));
+        record.accept_at_record(&written(2, true)).unwrap();
+        record.accept_at_record(&written(2, false)).unwrap();
+        assert_eq!(record.accept_at_record(&written(3, false)), Err(NotTaken::Emptied));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum Event {
     Close(usize),
     Withdraw(usize),
     TakeBack(usize, ChildIndex),
+    RecordEmptied,
+    RecordBack(usize),
 }
 
 impl Event {
@@ -66,11 +68,13 @@ impl Event {
             Event::Close(_) => (23, 2),
             Event::Withdraw(_) => (24, 40),
             Event::TakeBack(..) => (25, 6),
+            Event::RecordEmptied => (26, 1),
+            Event::RecordBack(_) => (27, 2),
         }
     }
 
     /// Kinds of events.
-    pub const KINDS: usize = 26;
+    pub const KINDS: usize = 28;
 }
 
 impl World {
@@ -92,6 +96,9 @@ impl World {
             if self.losses_left > 0 {
                 events.push(Event::PowerLoss(child(index)));
             }
+        }
+        if self.record_losses_left > 0 {
+            events.push(Event::RecordEmptied);
         }
         for index in 0..self.nexuses.len() {
             self.owner_events(index, &mut events);
@@ -136,6 +143,9 @@ impl World {
                 events.push(Event::Read(index, place, region));
             }
             events.push(Event::SendData(index, place));
+        }
+        if owner.is_record_lost() {
+            events.push(Event::RecordBack(index));
         }
         events.push(Event::Acknowledge(index));
         events.retain(|event| !self.is_idle_event(event));

@@ -156,6 +156,87 @@ fn members_are_written_first_then_those_left_out_then_the_record_and_only_if_nee
     assert!(!world.nexuses[0].owner.is_changing());
 }
 
+/// R1 is left behind with the record's vote, and R0 goes on alone.
+fn leave_r1_behind(world: &mut World) -> Result<(), String> {
+    world.run_all(0);
+    world.apply(&Event::GiveUp(0, child(1)))?;
+    world.run(0, replica(0));
+    world.run(0, Voter::Record);
+    world.apply(&Event::Submit(0, REGION))?;
+    world.run_all(0);
+    world.data(0, 0);
+    world.apply(&Event::Acknowledge(0))
+}
+
+#[test]
+fn an_emptied_record_is_no_vote_for_a_replica_that_was_left_behind() {
+    breaks(Bug::EmptyRecordVotes, || {
+        let mut world = World::new(Config { record_losses: 1, ..PAIR });
+        leave_r1_behind(&mut world)?;
+        world.apply(&Event::RecordEmptied)?;
+        world.apply(&Event::Start(1))?;
+        world.run(1, Voter::Record);
+        world.run(1, replica(1));
+        world.apply(&Event::Open(1))?;
+        if world.nexuses[1].owner.progress() == Progress::Claiming {
+            return Ok(());
+        }
+        while !matches!(world.nexuses[1].owner.progress(), Progress::InForce { .. }) {
+            let voter = world.asks(1)[0];
+            world.run(1, voter);
+        }
+        world.apply(&Event::Read(1, child(1), REGION))
+    });
+}
+
+#[test]
+fn an_emptied_record_gives_an_owner_that_was_overtaken_no_vote() {
+    breaks(Bug::EmptyRecordAccepts, || {
+        let mut world = World::new(Config { record_losses: 1, ..PAIR });
+        world.run_all(0);
+        world.apply(&Event::Submit(0, REGION))?;
+        world.run_all(0);
+        world.data(0, 0);
+        // The second owner goes on with R1 alone, by the record's vote.
+        world.apply(&Event::Start(1))?;
+        world.run(1, replica(1));
+        world.run(1, Voter::Record);
+        world.apply(&Event::Open(1))?;
+        world.run(1, replica(1));
+        world.run(1, Voter::Record);
+        assert!(matches!(world.nexuses[1].owner.progress(), Progress::InForce { .. }));
+        world.apply(&Event::RecordEmptied)?;
+        world.apply(&Event::GiveUp(0, child(1)))?;
+        world.run(0, replica(0));
+        if world.asks(0) == [Voter::Record] {
+            world.run(0, Voter::Record);
+        }
+        let acknowledge = Event::Acknowledge(0);
+        if world.has_event(&acknowledge) { world.apply(&acknowledge) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn an_emptied_record_votes_again_once_all_members_have_opened_the_volume() {
+    planted::plant(None);
+    let mut world = World::new(Config { record_losses: 1, ..PAIR });
+    world.run_all(0);
+    world.apply(&Event::RecordEmptied).unwrap();
+    world.apply(&Event::Start(1)).unwrap();
+    world.run(1, replica(0));
+    world.run(1, Voter::Record);
+    assert_eq!(world.asks(1), [replica(0), replica(1)], "promised too early to count");
+    world.run(1, replica(0));
+    world.run(1, replica(1));
+    world.apply(&Event::Open(1)).unwrap();
+    world.run_all(1);
+    assert!(world.record.settled, "it was told of the epoch in force");
+    world.apply(&Event::GiveUp(1, child(1))).unwrap();
+    world.run(1, replica(0));
+    world.run(1, Voter::Record);
+    assert!(!world.nexuses[1].owner.is_changing());
+}
+
 #[test]
 fn a_frozen_volume_says_whom_it_waits_for() {
     planted::plant(None);

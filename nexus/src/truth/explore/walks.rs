@@ -85,12 +85,16 @@ pub(super) const PAIR: Config = Config {
     owners: 3,
     policy: Policy::Majority,
     losses: 0,
+    record_losses: 0,
     closes: 1,
     rebuilds: true,
 };
 
-const CONFIGS: [(&str, Config); 8] = [
+const CONFIGS: [(&str, Config); 11] = [
     ("pair", PAIR),
+    ("pair, record emptied", Config { record_losses: 1, ..PAIR }),
+    ("pair, record emptied twice", Config { record_losses: 2, closes: 0, ..PAIR }),
+    ("three, record emptied", Config { policy: Policy::Record, record_losses: 1, ..THREE }),
     ("pair, power", Config { losses: 1, ..PAIR }),
     ("pair, solo", Config { policy: Policy::Solo, ..PAIR }),
     ("one grows", Config { members: 1, ..PAIR }),
@@ -128,15 +132,15 @@ const THREE: Config = Config { replicas: 3, members: 3, owners: 3, closes: 0, ..
 
 /// Each broken rule, where it shows, and within how many seeds.
 const PLANTED: [(Bug, Config, u64); 25] = [
-    (Bug::AckBeforeEpoch, THREE, 400),
-    (Bug::SurvivorsOnly, BARE, 400),
-    (Bug::RecordAsync, BARE, 400),
-    (Bug::SelfSetEnough, Config { owners: 3, ..BARE }, 2000),
-    (Bug::NoPreviousQuorum, Config { rebuilds: false, ..THREE }, 1000),
+    (Bug::AckBeforeEpoch, THREE, 1500),
+    (Bug::SurvivorsOnly, BARE, 1000),
+    (Bug::RecordAsync, BARE, 1000),
+    (Bug::SelfSetEnough, Config { owners: 3, ..BARE }, 8000),
+    (Bug::NoPreviousQuorum, Config { rebuilds: false, ..THREE }, 4000),
     (Bug::NoGenerationCheck, BARE, 100),
-    (Bug::LoneClaim, BARE, 20),
-    (Bug::NoLease, BARE, 1500),
-    (Bug::NoReadGeneration, BARE, 1500),
+    (Bug::LoneClaim, BARE, 100),
+    (Bug::NoLease, BARE, 12000),
+    (Bug::NoReadGeneration, BARE, 5000),
     (Bug::ReadInFlight, BARE, 100),
     (Bug::ReadBeforeEqual, Config { policy: Policy::Solo, ..BARE }, 1000),
     (Bug::NoMark, BARE, 50),
@@ -144,13 +148,13 @@ const PLANTED: [(Bug, Config, u64); 25] = [
     (Bug::ClearEarly, BARE, 500),
     (Bug::ClearUnflushed, POWER, 4000),
     (Bug::MissingEmpty, Config { policy: Policy::Solo, ..PAIR }, 1500),
-    (Bug::OwnDirtyIgnored, PAIR, 6000),
+    (Bug::OwnDirtyIgnored, PAIR, 8000),
     (Bug::MemberAtStart, PAIR, 50),
-    (Bug::NoForward, PAIR, 50),
+    (Bug::NoForward, PAIR, 400),
     (Bug::LateCommand, Config { owners: 1, ..PAIR }, 2500),
     (Bug::EpochWithdrawn, Config { members: 1, owners: 2, closes: 0, ..PAIR }, 8000),
     (Bug::CleanIsCurrent, PAIR, 5000),
-    (Bug::AnySource, POWER, 1500),
+    (Bug::AnySource, POWER, 3000),
     (Bug::SilentRejoin, POWER, 2000),
     (Bug::OutsidersFirst, Config { rebuilds: false, ..POWER }, 2000),
 ];

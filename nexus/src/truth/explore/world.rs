@@ -24,7 +24,7 @@ use crate::truth::owner::{Answer, Discard, Flush, Owner, Progress, Request};
 use crate::truth::planted::{self, Bug};
 use crate::truth::quorum::{Roster, Voter};
 use crate::truth::region_map::RegionMap;
-use crate::truth::voter::Overtaken;
+use crate::truth::voter::{NotTaken, Overtaken};
 
 /// Bounds of a world.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,7 @@ pub struct Config {
     pub owners: usize,
     pub policy: Policy,
     pub losses: u8,
+    pub record_losses: u8,
     pub closes: u8,
     pub rebuilds: bool,
 }
@@ -110,6 +111,7 @@ pub struct World {
     pub next_write: u8,
     pub floor: Vec<u8>,
     pub losses_left: u8,
+    pub record_losses_left: u8,
     pub closes_left: u8,
 }
 
@@ -189,6 +191,7 @@ impl World {
             next_write: 2,
             floor: vec![1; regions as usize],
             losses_left: config.losses,
+            record_losses_left: config.record_losses,
             closes_left: config.closes,
         };
         world.settle(0);
@@ -276,6 +279,8 @@ impl World {
             }
             Event::DeviceFlushes(place) => self.flush(place),
             Event::PowerLoss(place) => self.lose_power(place),
+            Event::RecordEmptied => self.empty_record(),
+            Event::RecordBack(index) => self.nexuses[index].owner.record_back(),
             Event::Start(index) => self.nexuses[index].is_started = true,
             Event::Open(index) => drop(self.nexuses[index].owner.open()),
             Event::GiveUp(index, place) => self.give_up(index, place),
@@ -374,9 +379,10 @@ impl World {
                     Err(overtaken) => Answer::Refused(overtaken),
                 }
             }
-            Request::WriteRecord { half } => match self.record.accept(&half) {
+            Request::WriteRecord { half } => match self.record.accept_at_record(&half) {
                 Ok(()) => Answer::Written,
-                Err(overtaken) => Answer::Refused(overtaken),
+                Err(NotTaken::Overtaken(overtaken)) => Answer::Refused(overtaken),
+                Err(NotTaken::Emptied) => Answer::Lost,
             },
             Request::Claim { voter: Voter::Replica(place), promise } => {
                 self.claim(from, place, promise, is_heard)
@@ -492,6 +498,11 @@ impl World {
                 *floor = (*floor).min(values.max().unwrap_or(0));
             }
         }
+    }
+
+    fn empty_record(&mut self) {
+        self.record_losses_left -= 1;
+        self.record = VoterHalf::default();
     }
 
     fn clear(&mut self, index: usize, region: RegionIndex) {

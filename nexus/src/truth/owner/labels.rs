@@ -137,6 +137,12 @@ impl Owner {
         if reign.half.policy == Policy::Solo {
             return None;
         }
+        let is_empty = self.record.as_ref().is_some_and(VoterHalf::is_empty);
+        let is_lax = planted::is(Bug::EmptyRecordAccepts) || planted::is(Bug::EmptyRecordVotes);
+        if is_empty && reign.change.is_some() && !is_lax {
+            // It has no vote before it was told of an epoch in force.
+            return None;
+        }
         let mut half = reign.half.clone();
         half.promised = self.registry.promise;
         let is_taken =

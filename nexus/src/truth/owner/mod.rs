@@ -168,6 +168,11 @@ pub struct Owner {
     /// Not to be used until claimed anew.
     lost: ChildSet,
     record: Option<VoterHalf>,
+    /// The record does not answer, and is not to be asked yet.
+    is_record_lost: bool,
+    /// Claims that were on their way when the record was found empty: they may be older than what
+    /// it has forgotten, and are made again.
+    outdated: ChildSet,
     /// What was requested and not answered, by place; the record is last.
     sent: Vec<Option<Request>>,
 }
@@ -181,6 +186,8 @@ impl Owner {
             phase: Phase::Claiming,
             lost: ChildSet::EMPTY,
             record: None,
+            is_record_lost: false,
+            outdated: ChildSet::EMPTY,
             sent: vec![None; CHILDREN_MAX + 1],
         }
     }
@@ -256,8 +263,9 @@ impl Owner {
                 self.may_claim(child).then_some(claim)
             }
             Voter::Replica(child) => self.label_request(child),
-            Voter::Record if self.phase == Phase::Claiming => {
-                (!self.registry.claimed.record).then_some(claim)
+            Voter::Record if self.is_record_lost => None,
+            Voter::Record if !self.registry.claimed.record => {
+                (self.policy() != Some(Policy::Solo)).then_some(claim)
             }
             Voter::Record => {
                 let half = self.desired_record()?;
@@ -290,12 +298,12 @@ impl Owner {
         match (answer, voter) {
             (Answer::Refused(_), _) => self.phase = Phase::Overtaken,
             (Answer::Lost, Voter::Replica(child)) => self.child_lost(child),
-            (Answer::Lost, Voter::Record) => {}
-            (Answer::Seen(seen), Voter::Replica(child)) => self.take_seen(child, *seen),
-            (Answer::Record(half), _) => {
-                self.record = Some(*half);
-                self.registry.claimed.record = true;
+            (Answer::Lost, Voter::Record) => self.is_record_lost = true,
+            (Answer::Seen(_), Voter::Replica(child)) if self.outdated.contains(child) => {
+                self.outdated = self.outdated.without(child);
             }
+            (Answer::Seen(seen), Voter::Replica(child)) => self.take_seen(child, *seen),
+            (Answer::Record(half), _) => self.take_record(*half),
             (Answer::Written, _) => self.take_written(request),
             (Answer::Seen(_), Voter::Record) => unreachable!("the record has no label"),
         }
@@ -325,6 +333,21 @@ impl Owner {
         self.begin_target(child);
     }
 
+    /// The record has promised. An empty one may have forgotten whom else: what replicas promise
+    /// counts only from now on, so that an owner who went on with the record's vote has either
+    /// claimed one of them before, or never will.
+    fn take_record(&mut self, half: VoterHalf) {
+        if half.is_empty() && self.phase == Phase::Claiming {
+            self.registry.claimed.replicas = ChildSet::EMPTY;
+            let is_sent = |child: &ChildIndex| self.sent[child.get()].is_some();
+            self.outdated = self.registry.roster.all().iter().filter(is_sent).collect();
+        }
+        // Found empty by an owner that rules already: nothing is known of who was promised.
+        self.is_record_lost = half.is_empty() && self.phase != Phase::Claiming;
+        self.record = Some(half);
+        self.registry.claimed.record = !self.is_record_lost;
+    }
+
     fn take_written(&mut self, request: Request) {
         match request {
             Request::WriteLabel { child, label, .. } => {
@@ -345,6 +368,7 @@ impl Owner {
     /// its late answers are not brought any more.
     pub fn child_lost(&mut self, child: ChildIndex) {
         self.lost = self.lost.with(child);
+        self.outdated = self.outdated.without(child);
         self.registry.claimed.remove(Voter::Replica(child));
         self.sent[child.get()] = None;
         if let Phase::Ruling(reign) = &mut self.phase {
@@ -363,6 +387,16 @@ impl Owner {
     /// A lost child may be asked again.
     pub fn child_back(&mut self, child: ChildIndex) {
         self.lost = self.lost.without(child);
+    }
+
+    /// The record may be asked again.
+    pub fn record_back(&mut self) {
+        self.is_record_lost = false;
+    }
+
+    /// Whether the record did not answer and is not to be asked yet.
+    pub fn is_record_lost(&self) -> bool {
+        self.is_record_lost
     }
 
     /// Decides with the promises there are. May be tried after every answer; a driver waits some

@@ -9,6 +9,7 @@ use std::thread;
 use reactor::Nanos;
 use reactor::sleep::Waker;
 
+use super::desk::{RETRY_MAX, RETRY_MIN};
 use crate::truth::names::{Promise, RecordId, VoterHalf};
 use crate::truth::owner::Answer;
 use crate::truth::record::{self, Record};
@@ -22,14 +23,22 @@ enum Question {
     Write(Box<VoterHalf>),
 }
 
+/// An answer, or in words why there is none.
+type Said = Result<Answer, String>;
+
 /// See the module.
 pub(super) struct Clerk {
     pub id: RecordId,
     questions: Sender<Question>,
-    answers: Receiver<Answer>,
+    answers: Receiver<Said>,
     pub asked_at: Option<Nanos>,
     /// Answers that come too late.
     stale: u32,
+    /// When a record that did not answer is asked again, and how long that was put off.
+    pub retry_at: Option<Nanos>,
+    retry_after: Nanos,
+    /// Why it has not answered, in words.
+    pub words: Option<String>,
 }
 
 impl fmt::Debug for Clerk {
@@ -49,7 +58,7 @@ impl Clerk {
                     Question::Claim(promise) => record::claim(&mut *record, promise),
                     Question::Write(half) => record::write(&mut *record, &half),
                 };
-                if says.send(answer).is_err() {
+                if says.send(answer.map_err(|error| error.to_string())).is_err() {
                     return;
                 }
                 if let Some(waker) = &waker {
@@ -59,11 +68,25 @@ impl Clerk {
         };
         // Without a thread every question is lost, as if the record were away.
         drop(thread::Builder::new().name(String::from("record")).spawn(work));
-        Clerk { id, questions, answers, asked_at: None, stale: 0 }
+        Clerk {
+            id,
+            questions,
+            answers,
+            asked_at: None,
+            stale: 0,
+            retry_at: None,
+            retry_after: RETRY_MIN,
+            words: None,
+        }
     }
 
     pub fn is_free(&self) -> bool {
         self.asked_at.is_none() && self.stale == 0
+    }
+
+    /// Something is under way, or is to be tried again by now.
+    pub fn is_busy(&self, now: Nanos) -> bool {
+        self.asked_at.is_some() || self.retry_at.is_some_and(|at| at <= now)
     }
 
     pub fn claim(&mut self, now: Nanos, promise: Promise) {
@@ -83,26 +106,41 @@ impl Clerk {
 
     /// The answer, and when it was asked for.
     pub fn poll(&mut self, now: Nanos) -> Option<(Answer, Nanos)> {
-        let answer = match self.answers.try_recv() {
-            Ok(answer) => Some(answer),
+        let said = match self.answers.try_recv() {
+            Ok(said) => Some(said),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => self.asked_at.map(|_| Answer::Lost),
+            Err(TryRecvError::Disconnected) => {
+                self.asked_at.map(|_| Err(String::from("nobody can ask it")))
+            }
         };
-        match (answer, self.asked_at) {
+        match (said, self.asked_at) {
             (Some(_), None) => {
                 self.stale = self.stale.saturating_sub(1);
                 None
             }
-            (Some(answer), Some(asked_at)) => {
-                self.asked_at = None;
-                Some((answer, asked_at))
-            }
+            (Some(said), Some(asked_at)) => Some((self.heard(now, said), asked_at)),
             (None, Some(asked_at)) if now.since(asked_at) >= RECORD_TIMEOUT => {
-                self.asked_at = None;
                 self.stale += 1;
-                Some((Answer::Lost, asked_at))
+                let silence = Err(String::from("it does not answer"));
+                Some((self.heard(now, silence), asked_at))
             }
             (None, _) => None,
         }
+    }
+
+    fn heard(&mut self, now: Nanos, said: Said) -> Answer {
+        self.asked_at = None;
+        let (answer, words) = match said {
+            Ok(answer) => (answer, None),
+            Err(words) => (Answer::Lost, Some(words)),
+        };
+        self.words = words;
+        if answer == Answer::Lost {
+            self.retry_at = Some(now + self.retry_after);
+            self.retry_after = Nanos((self.retry_after.0 * 2).min(RETRY_MAX.0));
+        } else {
+            (self.retry_at, self.retry_after) = (None, RETRY_MIN);
+        }
+        answer
     }
 }

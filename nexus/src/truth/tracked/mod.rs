@@ -151,8 +151,6 @@ pub struct Tracked {
     sights: [Sight; CHILDREN_MAX],
     seats: Seats,
     clerk: Option<Clerk>,
-    /// When the record is asked again.
-    clerk_retry_at: Nanos,
     owner: Option<Owner>,
     /// The owner may want something, or have decided something.
     is_stale: bool,
@@ -199,7 +197,6 @@ impl Tracked {
             sights: [const { Sight::Unknown }; CHILDREN_MAX],
             seats: Seats::default(),
             clerk: None,
-            clerk_retry_at: Nanos(0),
             owner: None,
             is_stale: true,
             is_due: false,
@@ -244,7 +241,7 @@ impl Tracked {
 
     /// Nothing is under way and nothing is due: what a volume in service is most of the time.
     fn is_at_rest(&self, now: Nanos) -> bool {
-        let is_asking = self.clerk.as_ref().is_some_and(|clerk| clerk.asked_at.is_some());
+        let is_asking = self.clerk.as_ref().is_some_and(|clerk| clerk.is_busy(now));
         self.phase == Phase::Serving
             && !self.is_stale
             && !self.is_due
@@ -366,13 +363,18 @@ impl Tracked {
 
     fn poll_clerk(&mut self, cx: &mut Cx, io: &mut dyn ControlIo) {
         let Some(clerk) = &mut self.clerk else { return };
+        if clerk.retry_at.is_some_and(|at| at <= cx.now()) {
+            clerk.retry_at = None;
+            self.is_stale = true;
+            self.owner.iter_mut().for_each(Owner::record_back);
+        }
         let Some((answer, asked_at)) = clerk.poll(cx.now()) else { return };
         self.is_stale = true;
         match &answer {
             Answer::Refused(overtaken) if self.phase == Phase::Claiming => {
                 return self.duel(cx, io, overtaken.promised.counter);
             }
-            Answer::Lost => self.clerk_retry_at = cx.now() + RETRY_MAX,
+            Answer::Lost => {}
             _ => self.lease.answered(Voter::Record, asked_at.0 / 1000),
         }
         if let Some(owner) = &mut self.owner {
@@ -407,9 +409,7 @@ impl Tracked {
                 }
                 Voter::Record => {
                     let clerk = self.clerk.as_mut().filter(|clerk| clerk.is_free());
-                    let Some(clerk) = clerk.filter(|_| now >= self.clerk_retry_at) else {
-                        continue;
-                    };
+                    let Some(clerk) = clerk else { continue };
                     owner.sent(request.clone());
                     match request {
                         Request::Claim { promise, .. } => clerk.claim(now, promise),
@@ -425,8 +425,7 @@ impl Tracked {
         let Some(clerk) = &self.clerk else { return Wake::Never };
         match clerk.asked_at {
             Some(asked_at) => Wake::At(asked_at + RECORD_TIMEOUT),
-            None if self.clerk_retry_at > Nanos(0) => Wake::At(self.clerk_retry_at),
-            None => Wake::Never,
+            None => clerk.retry_at.map_or(Wake::Never, Wake::At),
         }
     }
 }

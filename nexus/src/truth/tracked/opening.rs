@@ -10,7 +10,7 @@ use crate::truth::assembly::force;
 use crate::truth::label::store::LabelError;
 use crate::truth::label::{Configured, HINT_BYTES_MAX, Label};
 use crate::truth::lease::may_serve_at_us;
-use crate::truth::names::{Generation, Lineage, Promise};
+use crate::truth::names::{Generation, Lineage, Promise, RecordId, VoterHalf};
 use crate::truth::owner::{Owner, Progress};
 use crate::truth::quorum::{Roster, Voter};
 use crate::truth::record::{Record, VouchedRecord};
@@ -180,7 +180,7 @@ impl Tracked {
         self.was_clean = members.len() == newest.voter.current.members.len()
             && members.into_iter().all(|label| label.clean);
         let record = newest.voter.current.record.map(|record| record.id);
-        self.meet_record(cx, record);
+        self.meet_record(cx, record, &newest.voter);
         let mut roster = Roster::new(Vec::new(), self.clerk.as_ref().map(|clerk| clerk.id));
         for child in self.present() {
             let Some(configured) = self.configured(child) else { continue };
@@ -208,23 +208,27 @@ impl Tracked {
         self.owner = Some(owner);
     }
 
-    fn meet_record(&mut self, cx: &mut Cx, named: Option<crate::truth::names::RecordId>) {
+    fn meet_record(&mut self, cx: &mut Cx, named: Option<RecordId>, newest: &VoterHalf) {
         let source = std::mem::take(&mut self.config.record);
         let record: Option<Box<dyn Record + Send>> = match (source, named) {
             (RecordSource::Given(record), _) => Some(record),
-            (RecordSource::Vouched, Some(id)) => Some(Box::new(VouchedRecord::new(id))),
+            (RecordSource::Vouched, Some(id)) => {
+                Some(Box::new(VouchedRecord::new(id, newest.clone())))
+            }
             (RecordSource::Vouched | RecordSource::None, _) => None,
         };
         if let Some(record) = record {
             self.clerk = Some(Clerk::new(record, cx.waker.clone()));
         }
+        // It is asked at once, whatever it said to an owner before this one.
+        self.clerk.iter_mut().for_each(|clerk| clerk.retry_at = None);
     }
 
     /// All who can answer have promised, or do not answer.
     fn have_all_answered(&self, owner: &Owner) -> bool {
         let claimed = owner.claimed();
         let is_done = |place| claimed.replicas.contains(place) || owner.is_lost(place);
-        let is_record_done = claimed.record || self.clerk_retry_at > Nanos(0);
+        let is_record_done = claimed.record || owner.is_record_lost();
         owner.roster().all().iter().all(is_done) && (self.clerk.is_none() || is_record_done)
     }
 
@@ -321,7 +325,7 @@ impl Tracked {
     }
 
     /// Says why the volume is not open, with what is known of its children; once.
-    fn refuse(&mut self, words: &str) {
+    pub(super) fn refuse(&mut self, words: &str) {
         let mut words = words.to_owned();
         for child in self.present() {
             let name = &self.desks[child.get()].as_ref().expect("it is present").name;
@@ -332,6 +336,9 @@ impl Tracked {
                 Sight::Ours(_) => continue,
             };
             words.push_str(&format!("; {name}: {note}"));
+        }
+        if let Some(record) = self.clerk.as_ref().and_then(|clerk| clerk.words.as_ref()) {
+            words.push_str(&format!("; the record: {record}"));
         }
         if words != self.last_refusal {
             self.last_refusal.clone_from(&words);

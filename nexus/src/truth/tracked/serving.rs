@@ -59,7 +59,11 @@ impl Tracked {
                     owner.close();
                 }
             }
-            Progress::Frozen { .. } => self.is_owner_frozen = true,
+            Progress::Frozen { waits_for } => {
+                self.is_owner_frozen = true;
+                let words = format!("it waits for {}", waits_for.join(", "));
+                self.refuse(&words);
+            }
             Progress::Claiming | Progress::Changing => {}
         }
     }
@@ -157,6 +161,7 @@ impl Tracked {
         let is_frozen = self.is_owner_frozen || !self.has_lease(cx.now());
         if is_frozen != self.is_frozen {
             self.is_frozen = is_frozen;
+            self.last_refusal.clear();
             self.say(if is_frozen { TruthEvent::Frozen } else { TruthEvent::Thawed });
         }
     }

@@ -13,8 +13,9 @@ use super::desk::{Desk, Fence, News};
 use crate::child::ChildIndex;
 use crate::config::{self, ChildConfig};
 use crate::home::Ports;
+use crate::truth::label::Label;
 use crate::truth::label::store::LabelError;
-use crate::truth::names::NexusId;
+use crate::truth::names::{NexusId, Policy, RecordId};
 
 /// What all children are, together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,12 @@ pub enum Finding {
     Volume {
         /// Which.
         nexus: NexusId,
-        /// Its length, as the first of them has it.
+        /// Its length, as the newest label has it.
         blocks: u64,
+        /// Who decides about its members.
+        policy: Policy,
+        /// The record that votes, as the newest label has it.
+        record: Option<RecordId>,
     },
 }
 
@@ -60,20 +65,12 @@ pub enum SurveyError {
         /// Whose that is.
         other: NexusId,
     },
-    /// It holds something else, or a label that cannot be read.
-    #[error("{name} is no replica and not blank: {source}")]
+    /// Those that hold something else, have a label that cannot be read, or did not answer, where
+    /// no other holds a volume.
+    #[error("{}", in_words(others))]
     NotBlank {
-        /// Which.
-        name: String,
-        /// What was found.
-        #[source]
-        source: LabelError,
-    },
-    /// It did not answer, and no other holds a volume.
-    #[error("{name} does not tell what it holds")]
-    Silent {
-        /// Which.
-        name: String,
+        /// Which, in order, and what was found; nothing for no answer.
+        others: Vec<(String, Option<LabelError>)>,
     },
 }
 
@@ -81,9 +78,9 @@ pub enum SurveyError {
 #[derive(Clone, Debug)]
 enum Sight {
     Blank,
-    /// A creation of this volume, of this many blocks, had begun with it.
-    Begun(NexusId, u64),
-    Replica(NexusId, u64),
+    /// A creation of this volume had begun with it.
+    Begun(NexusId),
+    Replica(Box<Label>),
     Other(LabelError),
     Silent,
 }
@@ -153,14 +150,14 @@ impl Survey {
 
     fn conclude(&self) -> Result<Finding, SurveyError> {
         let volume = self.only_volume(|sight| match sight {
-            Sight::Replica(nexus, blocks) => Some((*nexus, *blocks)),
+            Sight::Replica(label) => Some(label.nexus),
             _ => None,
         })?;
         let begun = self.only_volume(|sight| match sight {
-            Sight::Begun(nexus, blocks) => Some((*nexus, *blocks)),
+            Sight::Begun(nexus) => Some(*nexus),
             _ => None,
         })?;
-        let Some(Volume { nexus, name: replica, blocks }) = volume else {
+        let Some(Volume { nexus, name: replica }) = volume else {
             self.check_all_blank()?;
             return Ok(Finding::Blank(begun.map(|begun| begun.nexus)));
         };
@@ -175,43 +172,61 @@ impl Survey {
                 let blank = desk.name.clone();
                 Err(SurveyError::Mixed { blank, replica, nexus })
             }
-            None => Ok(Finding::Volume { nexus, blocks }),
+            None => Ok(self.describe(nexus)),
         }
+    }
+
+    /// The volume, as the newest label has it.
+    fn describe(&self, nexus: NexusId) -> Finding {
+        let labels = self.desks.iter().filter_map(|(_, sight)| match sight {
+            Some(Sight::Replica(label)) => Some(label),
+            _ => None,
+        });
+        let newest = labels.max_by_key(|label| label.voter.ballot).expect("one was seen");
+        let (blocks, policy) = (newest.shape.blocks(), newest.voter.policy);
+        let record = newest.voter.current.record.map(|record| record.id);
+        Finding::Volume { nexus, blocks, policy, record }
     }
 
     /// The volume that is seen at all where one is seen.
     fn only_volume(
         &self,
-        see: impl Fn(&Sight) -> Option<(NexusId, u64)>,
+        see: impl Fn(&Sight) -> Option<NexusId>,
     ) -> Result<Option<Volume>, SurveyError> {
         let mut first: Option<Volume> = None;
         for (desk, sight) in &self.desks {
-            let Some((nexus, blocks)) = sight.as_ref().and_then(&see) else { continue };
+            let Some(nexus) = sight.as_ref().and_then(&see) else { continue };
             match &first {
                 Some(first) if first.nexus != nexus => {
                     return Err(two_volumes(first, nexus, &desk.name));
                 }
                 Some(_) => {}
-                None => first = Some(Volume { nexus, name: desk.name.clone(), blocks }),
+                None => first = Some(Volume { nexus, name: desk.name.clone() }),
             }
         }
         Ok(first)
     }
 
     fn check_all_blank(&self) -> Result<(), SurveyError> {
-        for (desk, sight) in &self.desks {
+        let other = |(desk, sight): &(Desk, Option<Sight>)| {
             let name = desk.name.clone();
             match sight.as_ref().expect("all have been looked at") {
-                Sight::Other(source) => {
-                    let source = source.clone();
-                    return Err(SurveyError::NotBlank { name, source });
-                }
-                Sight::Silent => return Err(SurveyError::Silent { name }),
-                Sight::Blank | Sight::Begun(..) | Sight::Replica(..) => {}
+                Sight::Other(error) => Some((name, Some(error.clone()))),
+                Sight::Silent => Some((name, None)),
+                Sight::Blank | Sight::Begun(..) | Sight::Replica(..) => None,
             }
-        }
-        Ok(())
+        };
+        let others: Vec<_> = self.desks.iter().filter_map(other).collect();
+        if others.is_empty() { Ok(()) } else { Err(SurveyError::NotBlank { others }) }
     }
+}
+
+fn in_words(others: &[(String, Option<LabelError>)]) -> String {
+    let words = |(name, found): &(String, Option<LabelError>)| match found {
+        Some(error) => format!("{name} is no replica and not blank: {error}"),
+        None => format!("{name} does not tell what it holds"),
+    };
+    others.iter().map(words).collect::<Vec<_>>().join("; ")
 }
 
 /// A volume and a child that is of it.
@@ -219,7 +234,6 @@ impl Survey {
 struct Volume {
     nexus: NexusId,
     name: String,
-    blocks: u64,
 }
 
 fn two_volumes(one: &Volume, other: NexusId, other_name: &str) -> SurveyError {
@@ -232,13 +246,10 @@ impl Sight {
         match news {
             News::Learned(Err(LabelError::Absent)) => Sight::Blank,
             News::Learned(Err(error)) => Sight::Other(error),
-            News::Learned(Ok(label)) => {
-                let (nexus, blocks) = (label.nexus, label.shape.blocks());
-                match label.is_begun_only() {
-                    true => Sight::Begun(nexus, blocks),
-                    false => Sight::Replica(nexus, blocks),
-                }
-            }
+            News::Learned(Ok(label)) => match label.is_begun_only() {
+                true => Sight::Begun(label.nexus),
+                false => Sight::Replica(label),
+            },
             _ => Sight::Silent,
         }
     }
