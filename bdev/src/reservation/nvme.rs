@@ -1,7 +1,8 @@
 //! Reservations as NVMe spells them: commands read, refusals as statuses, the report, the log.
 //!
-//! Called by the target on a namespace's home core; [`host`] is the other side. The data of a command has been received whole;
-//! whether its length is the right one is for the transport. NVMe Base 2.0 sections 7.2 to 7.5.
+//! Called by the target on a namespace's home core; [`host`] is the other side. The data of a
+//! command has been received whole; whether its length is the right one is for the transport. NVMe
+//! Base 2.0 sections 7.2 to 7.5.
 
 pub mod host;
 

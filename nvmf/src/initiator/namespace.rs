@@ -11,6 +11,7 @@ use bdev::nvme::identify::{
 };
 use bdev::nvme::nvm_command::BLOCKS_MAX;
 use bdev::nvme::register::Capabilities;
+use bdev::reservation::device::Abilities;
 use bdev::{Geometry, Limits, Operation, OperationSet};
 use reactor::Nanos;
 use uuid::Uuid;
@@ -134,7 +135,10 @@ pub(super) fn view(
         read_only: identify.attributes & namespace_field::WRITE_PROTECTED != 0,
         ..Limits::default()
     };
-    Ok(NamespaceView { namespace_id, geometry, limits, unmap, fused_blocks })
+    let has_reservations = controller.nvm_commands & controller_field::RESERVATIONS != 0;
+    let reservations = if has_reservations { identify.reservations } else { 0 };
+    let reservations = Abilities(reservations);
+    Ok(NamespaceView { namespace_id, geometry, limits, unmap, fused_blocks, reservations })
 }
 
 /// The UUID among identification descriptors, or else the NGUID taken as one.

@@ -14,6 +14,7 @@ use std::task::Poll;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::nvm_command::{BlockRange, DatasetRange, TransferFlags, dataset_attribute};
 use bdev::nvme::opcode::NvmOpcode;
+use bdev::reservation::device::Abilities;
 use bdev::{
     Busy, Completion, Completions, Geometry, Io, IoFlags, Limits, Operation, QueuePair, Status,
     Token, legality,
@@ -52,6 +53,8 @@ pub struct NamespaceView {
     pub unmap: UnmapCommand,
     /// Blocks that a fused compare and write may have; 0 when there is none.
     pub fused_blocks: u32,
+    /// What it can do about reservations.
+    pub reservations: Abilities,
 }
 
 /// A queue of a remote namespace.
@@ -149,6 +152,20 @@ impl InitiatorQueuePair {
             Command { entry, data, token: io.token.0 }
         });
         self.queue.submit_fused(pair, cx.now())
+    }
+
+    /// Submits a command that is no I/O, and sends it; false when there is no room. On a queue that
+    /// has no other.
+    pub(super) fn submit_command(&mut self, cx: &mut Cx, command: Command) -> bool {
+        let is_accepted = self.queue.submit(command, cx.now());
+        self.queue.flush(cx);
+        is_accepted
+    }
+
+    /// How a command ended that is no I/O.
+    pub(super) fn poll_command(&mut self, cx: &mut Cx) -> Option<Status> {
+        self.queue.poll(cx);
+        self.queue.take_ended().map(|ended| ended.status)
     }
 
     /// A command that was submitted by `before`, for the admin queue to abort; each once.

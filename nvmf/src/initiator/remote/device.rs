@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
+use bdev::reservation::DeviceReservations;
+use bdev::reservation::device::Abilities;
 use bdev::session::Sessions;
 use bdev::{BlockDevice, Geometry, Limits, OpenError, Operation, QueuePair};
 use reactor::sleep::Waker;
@@ -22,6 +24,7 @@ use super::event::RemoteEvent;
 use super::hub::{self, HubError};
 use super::options::RemoteOptions;
 use super::queue_pair::{RemoteQueuePair, Setup};
+use super::reserve::RemoteReservations;
 use super::shared::Shared;
 use super::supervisor::Supervisor;
 
@@ -231,6 +234,13 @@ impl BlockDevice for RemoteDevice {
 
     fn sessions(&self) -> Option<Arc<Sessions>> {
         Some(Arc::clone(self.handle.shared().sessions()))
+    }
+
+    fn reservations(&self) -> Option<Arc<dyn DeviceReservations>> {
+        let abilities = self.view.reservations;
+        let handle = Arc::clone(&self.handle);
+        (abilities != Abilities::default())
+            .then(|| Arc::new(RemoteReservations { handle, abilities }) as Arc<_>)
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

@@ -77,6 +77,7 @@ mod tests {
             limits: Limits { atomic_blocks: 8, volatile_cache: false, ..Limits::default() },
             unmap: UnmapCommand::WriteZeroes,
             fused_blocks: 8,
+            reservations: Default::default(),
         };
         let identity = ControllerIdentity::default();
         let uuid = Some(Uuid::from_u128(7));

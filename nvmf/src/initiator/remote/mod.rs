@@ -14,6 +14,8 @@
 //! refused. Whether the target was restarted in between is known of our own targets, which say
 //! which run they are; any other counts as restarted.
 //!
+//! Reservations are commands of I/O queues and no I/O: the supervisor sends them ([`reserve`]).
+//!
 //! NVMe Base 2.0 sections 3.5 (initialisation), 3.9 (keep alive), 5.2 (events), 8.1 (ANA).
 
 mod attic;
@@ -23,6 +25,7 @@ mod hub;
 mod known;
 mod options;
 mod queue_pair;
+mod reserve;
 mod route;
 mod shared;
 mod supervisor;
@@ -34,4 +37,5 @@ pub use options::{
     ABORT_GRACE, IO_TIMEOUT_DEFAULT, IO_TIMEOUT_MAX, IO_TIMEOUT_MIN, JOIN_TIMEOUT, RECONNECT_FIRST,
     RECONNECT_LONGEST, RemoteOptions, WAIT_MAX, WhenLost,
 };
+pub use reserve::REQUESTS_MAX;
 pub use supervisor::Supervisor;

@@ -16,6 +16,7 @@ use super::super::connect::QueueGrant;
 use super::super::options::IO_QUEUES_MAX;
 use super::event::{LossReason, RemoteEvent};
 use super::options::{EVENTS_MAX, NOTES_MAX};
+use super::reserve::Asked;
 
 /// What a queue pair wants of the supervisor.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) enum Note {
     End { session: u64, reason: LossReason },
     /// A command is late: abort it.
     Abort { session: u64, queue_id: u16, command_id: u16 },
+    /// Its reservations are asked for something.
+    Reserve(Box<Asked>),
     /// The target says that this way is closed: look what it says of that.
     LookAtAccess { session: u64 },
 }

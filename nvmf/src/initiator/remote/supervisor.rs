@@ -15,11 +15,13 @@ use reactor::{Cx, Nanos, Wake};
 use super::super::connect::{Connector, Progress, RemoteNamespace};
 use super::super::discovery::Discovery;
 use super::super::error::ConnectError;
+use super::super::join::Association;
 use super::super::options::ConnectOptions;
 use super::device::Opened;
 use super::event::{LossReason, RemoteEvent};
 use super::known::Known;
 use super::options::{RECONNECT_FIRST, RECONNECT_LONGEST, RemoteOptions, STABLE_AFTER};
+use super::reserve::Clerk;
 use super::route::Route;
 use super::shared::{Note, Shared};
 use super::watch::{Finding, Watch};
@@ -68,6 +70,8 @@ pub struct Supervisor {
     /// Attempts since the last session that held.
     attempts: u32,
     live_since: Nanos,
+    /// Asks for reservations.
+    clerk: Clerk,
     /// By queue id: what wakes the core that has it.
     wakers: Vec<Option<Waker>>,
 }
@@ -89,6 +93,7 @@ impl Supervisor {
             known: None,
             attempts: 0,
             live_since: Nanos(0),
+            clerk: Clerk::default(),
             wakers: Vec::new(),
         }
     }
@@ -130,6 +135,15 @@ impl Supervisor {
                 }
             }
         }
+        self.poll_clerk(cx);
+    }
+
+    fn poll_clerk(&mut self, cx: &mut Cx) {
+        if let (Mode::Live(_), Some(known), false) = (&self.mode, &self.known, self.clerk.is_idle())
+        {
+            let association = Association::of(&self.options);
+            self.clerk.poll(cx, &self.shared, &association, known.view);
+        }
     }
 
     fn take_notes(&mut self, cx: &mut Cx) {
@@ -159,6 +173,12 @@ impl Supervisor {
                 Note::LookAtAccess { session: closed } if closed == session => {
                     if let Mode::Live(watch) = &mut self.mode {
                         watch.look_at_access(cx);
+                    }
+                }
+                Note::Reserve(asked) => {
+                    // Where nothing lives it is dropped, which answers it.
+                    if let Mode::Live(_) = self.mode {
+                        self.clerk.ask(*asked);
                     }
                 }
                 // Of a session that is over.
@@ -330,6 +350,7 @@ impl Supervisor {
             }
             Mode::Live(watch) => {
                 self.shared.sessions().change(Link::Lost);
+                self.clerk.lose(cx, &self.shared);
                 self.wake_cores();
                 watch.close(cx);
                 if cx.now().since(self.live_since) >= STABLE_AFTER {
@@ -349,6 +370,7 @@ impl Supervisor {
     }
 
     fn end(&mut self, cx: &mut Cx) {
+        self.clerk.lose(cx, &self.shared);
         match std::mem::replace(&mut self.mode, Mode::Ended) {
             Mode::Discovering(mut discovery) => discovery.cancel(cx),
             Mode::Connecting(mut connector) => connector.cancel(cx),
@@ -378,7 +400,8 @@ impl Supervisor {
         match &self.mode {
             Mode::Discovering(discovery) => discovery.wake(),
             Mode::Connecting(connector) => connector.wake(),
-            Mode::Settling(watch, _) | Mode::Live(watch) => watch.wake(),
+            Mode::Settling(watch, _) => watch.wake(),
+            Mode::Live(watch) => watch.wake().soonest(self.clerk.wake()),
             Mode::Waiting(until) => Wake::At(*until),
             Mode::Ended => Wake::Never,
         }

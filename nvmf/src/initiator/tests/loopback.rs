@@ -25,23 +25,23 @@ use crate::target::{PortalId, TargetCore};
 const SLOTS: u64 = 16;
 const LEN_BYTES: u32 = 8192;
 const BLOCKS: u32 = LEN_BYTES / 512;
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A host core driven by the test's thread.
-struct Host {
-    cx: Cx,
+pub struct Host {
+    pub cx: Cx,
     hand: VirtualClock,
     last: Instant,
 }
 
 impl Host {
-    fn new() -> Host {
+    pub fn new() -> Host {
         let (cx, hand) = test_context();
         Host { cx, hand, last: Instant::now() }
     }
 
     /// Looks at the sockets and lets the clock follow the real one.
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let mut ready = Vec::new();
         self.cx.network.poll(Wait::AtMost(Duration::from_millis(1)), &mut ready);
         for event in ready {
@@ -65,7 +65,7 @@ impl Host {
     }
 }
 
-fn start_target() -> (ReactorHandle<TargetCore>, SocketAddr) {
+pub fn start_target() -> (ReactorHandle<TargetCore>, SocketAddr) {
     let listener = bind_listener(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();
     let reactor = Reactor::new(ReactorConfig {

@@ -13,5 +13,6 @@ mod laws;
 mod loopback;
 mod mutate;
 mod remote;
+mod reserving;
 mod restarts;
 mod wire;
