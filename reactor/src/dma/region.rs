@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{
-    MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap,
+    MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munlock, munmap,
 };
 
 /// Size of the hugepages used, and the unit in which regions are allocated: 2 MiB.
@@ -124,6 +124,19 @@ impl Region {
     pub fn pages(&self) -> PageKind {
         self.pages
     }
+
+    /// Gives ordinary pages back to the system; the addresses stay mapped, and read as zeroes.
+    /// For whoever owns all buffers of the region and will use none again.
+    pub(super) fn give_back(&self) {
+        if self.pages == PageKind::Huge {
+            return;
+        }
+        // Refusals only mean that the pages stay until the process ends.
+        // SAFETY: the range is a mapping of this region alone; no buffer of it is in use.
+        let _ = unsafe { munlock(self.base.cast(), self.len_bytes) };
+        // SAFETY: as above.
+        let _ = unsafe { madvise(self.base.cast(), self.len_bytes, MmapAdvise::MADV_DONTNEED) };
+    }
 }
 
 fn map_huge(length: NonZeroUsize) -> nix::Result<NonNull<u8>> {
@@ -186,6 +199,16 @@ mod tests {
             unsafe { std::slice::from_raw_parts_mut(region.base().as_ptr(), region.len_bytes()) };
         assert!(bytes.iter().all(|byte| *byte == 0));
         bytes[HUGE_PAGE_BYTES - 1] = 7;
+    }
+
+    #[test]
+    fn what_was_given_back_is_zeroes() {
+        let region = Region::map(HUGE_PAGE_BYTES, PagePreference::Ordinary).unwrap();
+        // SAFETY: the region is ours and this long, and nothing else looks at it.
+        unsafe { region.base().write_volatile(7) };
+        region.give_back();
+        // SAFETY: as above.
+        assert_eq!(unsafe { region.base().read_volatile() }, 0);
     }
 
     #[test]
