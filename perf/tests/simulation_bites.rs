@@ -1,7 +1,7 @@
 //! The simulator finds what is broken on purpose: each rule of the data path within its number of
 //! seeds. Beside it, `simulation` shows that it finds nothing else.
 
-use nexus::planted::{self, Bug};
+use nexus::planted::{self, Bug, LabelBug};
 use perf::sim::{Contexts, Lines, Mode, Outcome, run_seed};
 
 /// Each broken rule, and within how many seeds it is found.
@@ -18,6 +18,14 @@ const WITHIN: [(Bug, Mode, u64); planted::ALL.len()] = [
     (Bug::RestartUnnoticed, Mode::REMOTE, 300),
 ];
 
+/// Rules of labels that the simulator breaks on the way through the real label I/O, and within how
+/// many seeds each is found.
+const LABELS_WITHIN: [(LabelBug, u64); 4] = [
+    (LabelBug::NoMark, 100),
+    (LabelBug::MissingEmpty, 100),
+    (LabelBug::ReadBeforeEqual, 100),
+    (LabelBug::ClearUnflushed, 300),
+];
 /// The first seed that a broken rule breaks a law in.
 fn find(bug: Bug, mode: Mode, seeds: u64) -> Option<Outcome> {
     planted::plant(Some(bug));
@@ -39,6 +47,25 @@ fn each_broken_rule_is_found_within_its_number_of_seeds() {
     let mut missed = Vec::new();
     for (bug, mode, seeds) in WITHIN {
         match find(bug, mode, seeds) {
+            Some(Outcome { seed, result: Err(violation), .. }) => {
+                println!("{bug:?}: seed {seed}: {violation}");
+            }
+            _ => missed.push((bug, seeds)),
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "not found within their seeds: {missed:?}");
+}
+
+#[test]
+fn each_broken_rule_of_labels_is_found_within_its_number_of_seeds() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    for (bug, seeds) in LABELS_WITHIN {
+        planted::plant_label(Some(bug));
+        let found = first_failure(Mode::CONTESTED, seeds);
+        planted::plant_label(None);
+        match found {
             Some(Outcome { seed, result: Err(violation), .. }) => {
                 println!("{bug:?}: seed {seed}: {violation}");
             }

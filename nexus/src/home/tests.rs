@@ -281,6 +281,23 @@ fn a_frozen_volume_waits_and_an_overtaken_one_fails() {
     assert_eq!(rig.pass(), [(2, Status::INTERNAL_PATH_ERROR)]);
 }
 
+/// Found by the simulator: `--contested`, seeds 244 and 359.
+#[test]
+fn an_overtaken_volume_does_not_tell_what_was_read_beside_a_write_that_it_gives_up() {
+    let writes = OperationSet::ALL.without(Operation::Read);
+    let mut rig = Rig::of(vec![disk(), broken(writes, Status::WRITE_FAULT)]);
+    rig.submit(Operation::Write, 1);
+    let segment = rig.buffer.segment(BLOCK_BYTES);
+    let read = Io::read(Lba(1), 1, segment, Token(2));
+    rig.queue_pair.submit(&mut rig.cx, read).unwrap();
+    assert_eq!(rig.pass(), []);
+    assert_eq!(rig.script.borrow().changes[0].after, set(&[0]));
+    rig.answer(TruthEvent::Overtaken);
+    let mut ended = rig.pass();
+    ended.sort_unstable_by_key(|(token, _)| *token);
+    assert_eq!(ended, [1, 2].map(|token| (token, Status::INTERNAL_PATH_ERROR)));
+}
+
 #[test]
 fn a_child_leaves_comes_back_as_a_target_and_becomes_a_member() {
     let mut rig = Rig::of(vec![disk(), disk()]);

@@ -251,6 +251,8 @@ impl MirrorQueuePair {
         (slot.words, slot.has_asked, slot.done) = (0, false, ChildSet::EMPTY);
         match slot.is_aborted {
             true => self.end(index, Status::ABORT_REQUESTED),
+            // A newer owner decides what becomes of the write that it may have seen.
+            false if self.view.mode == Mode::Ended => self.end(index, ENDED),
             false => self.send_anywhere(cx, index),
         }
     }
@@ -266,6 +268,15 @@ impl MirrorQueuePair {
             || self.view.is_shared && lock.is_written_by_others(self.member, start, blocks);
         if waits && !lock.take(self.member, start, blocks, &mut slot.words) {
             slot.has_asked = true;
+            return self.list(index);
+        }
+        if self.nexus.published.version() != self.version {
+            // Who wrote there may have given up under a view that this core does not know yet.
+            if self.slots.at(index).words > 0 {
+                self.give_back_stripes(index);
+            }
+            let slot = self.slots.at(index);
+            (slot.words, slot.has_asked) = (0, false);
             return self.list(index);
         }
         if self.is_of_the_past(index) {

@@ -144,7 +144,12 @@ impl MirrorQueuePair {
     fn recount(&mut self) {
         let usable = self.open.minus(self.suspended);
         self.written = self.view.written().intersection(usable);
-        self.readable = self.view.readable().intersection(usable);
+        // Once a newer owner is known, what was read beside a write that failed is not told: it may
+        // be undone.
+        self.readable = match self.view.mode {
+            Mode::Ended => ChildSet::EMPTY,
+            Mode::Running | Mode::Paused => self.view.readable().intersection(usable),
+        };
         let targets = self.view.targets.minus(self.suspended);
         self.required = self.view.members.union(targets);
         if planted::is(Bug::TargetIsRead) {

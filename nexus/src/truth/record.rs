@@ -10,6 +10,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use reactor::Nanos;
+
 use super::label::wire::{PAGE_BYTES, Sight, look};
 use super::label::{decode_record, encode_record};
 use super::names::{NexusId, Promise, RecordId, VoterHalf};
@@ -29,6 +31,12 @@ pub trait Record: Debug {
 
     /// Makes it say `new`, durably, if it still says `expected`.
     fn swap(&mut self, expected: &VoterHalf, new: &VoterHalf) -> Result<(), RecordError>;
+
+    /// For a record that never blocks, which the simulator has: after how long the next question
+    /// is answered, on the home core. All others are asked on a thread of their own.
+    fn answers_after(&mut self) -> Option<Nanos> {
+        None
+    }
 }
 
 /// Why the record does not answer.

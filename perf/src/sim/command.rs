@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use super::contexts::Contexts;
-use super::plan::{Mode, Truthfulness, Wiring};
+use super::plan::{Mode, Wiring};
 use super::run::{Outcome, run_seed};
 use super::trace::Lines;
 use super::world::Counts;
@@ -31,6 +31,9 @@ pub struct Options {
     /// Put each disk behind a target, and a network between.
     #[arg(long)]
     pub network: bool,
+    /// Labels as well; let other processes open the volume, and everything lose power.
+    #[arg(long)]
+    pub contested: bool,
     /// Print every event.
     #[arg(long)]
     pub trace: bool,
@@ -47,17 +50,20 @@ pub struct Options {
 
 impl Options {
     fn mode(&self) -> Mode {
-        let truthfulness =
-            if self.tracked { Truthfulness::Tracked } else { Truthfulness::Untracked };
-        let wiring = if self.network { Wiring::Network } else { Wiring::Local };
-        Mode { truthfulness, wiring }
+        let local = match (self.contested, self.tracked) {
+            (true, _) => Mode::CONTESTED,
+            (false, true) => Mode::TRACKED,
+            (false, false) => Mode::UNTRACKED,
+        };
+        match self.network {
+            true => Mode { wiring: Wiring::Network, ..local },
+            false => local,
+        }
     }
 
     /// What repeats a seed.
     fn replay(&self, seed: u64) -> String {
-        let tracked = if self.tracked { " --tracked" } else { "" };
-        let network = if self.network { " --network" } else { "" };
-        let kind = format!("{tracked}{network}");
+        let kind = self.mode().options();
         let commit = &self.commit;
         format!(
             "commit {commit}; repeat with: cargo xtask sim --start {seed} --seeds 1{kind} --trace"

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod network;
 pub mod plan;
 pub mod process;
+pub mod record;
 pub mod register;
 pub mod run;
 pub mod server;
@@ -21,7 +22,8 @@ pub mod volume;
 pub mod world;
 
 pub use contexts::Contexts;
-pub use plan::{Mode, Truthfulness, Wiring};
+pub use disk::Check;
+pub use plan::{Mode, Ownership, Truthfulness, Wiring};
 pub use run::{Outcome, run_seed};
 pub use trace::Lines;
 pub use violation::Violation;

@@ -3,11 +3,13 @@
 //! Each seed leaves some kinds of faults out and makes others frequent, so that seeds differ in
 //! what they try (swarm testing): a fault that is always there hides what happens without it.
 
+use nexus::truth::names::Policy;
 use reactor::Nanos;
 use reactor::random::Random;
 
-use super::disk::{Faults, Latency};
+use super::disk::{Check, Faults, Latency};
 use super::network::LinkPlan;
+use super::record::RecordPlan;
 
 /// Blocks of a volume: two stripes of 64 KiB and a part of a third.
 pub const VOLUME_BLOCKS: u64 = 300;
@@ -16,6 +18,9 @@ pub const VOLUME_BLOCKS: u64 = 300;
 const PLACES: [u64; 4] = [0, 120, 248, VOLUME_BLOCKS - PLACE_BLOCKS];
 /// Blocks of a place.
 pub const PLACE_BLOCKS: u64 = 16;
+
+/// Of the steps, those in which a child is rebuilt where many are lost.
+const REBUILD_LEAST: f64 = 0.005;
 
 /// How cores wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,17 @@ pub enum Wiring {
     Network,
 }
 
+/// Who may open the volume, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// One process, and another one when it has crashed.
+    Sole,
+    /// Another one at any time, on another host, while the first is paused, cut off or well; disks
+    /// are on hosts of their own, which may lose power, one or all at once; and there may be a
+    /// record. Disks check this of who uses them.
+    Contested(Check),
+}
+
 /// What kind of run it is; the seed says the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode {
@@ -52,20 +68,64 @@ pub struct Mode {
     pub truthfulness: Truthfulness,
     /// How they are reached.
     pub wiring: Wiring,
+    /// Who may open the volume.
+    pub ownership: Ownership,
 }
 
 impl Mode {
     /// Local disks, one process.
-    pub const UNTRACKED: Mode =
-        Mode { truthfulness: Truthfulness::Untracked, wiring: Wiring::Local };
+    pub const UNTRACKED: Mode = Mode {
+        truthfulness: Truthfulness::Untracked,
+        wiring: Wiring::Local,
+        ownership: Ownership::Sole,
+    };
     /// Local disks with labels.
-    pub const TRACKED: Mode = Mode { truthfulness: Truthfulness::Tracked, wiring: Wiring::Local };
+    pub const TRACKED: Mode = Mode { truthfulness: Truthfulness::Tracked, ..Mode::UNTRACKED };
+    /// Disks with labels that several processes may open.
+    pub const CONTESTED: Mode =
+        Mode { ownership: Ownership::Contested(Check::All), ..Mode::TRACKED };
     /// Remote disks, one process.
-    pub const REMOTE: Mode =
-        Mode { truthfulness: Truthfulness::Untracked, wiring: Wiring::Network };
+    pub const REMOTE: Mode = Mode { wiring: Wiring::Network, ..Mode::UNTRACKED };
     /// Remote disks with labels.
-    pub const REMOTE_TRACKED: Mode =
-        Mode { truthfulness: Truthfulness::Tracked, wiring: Wiring::Network };
+    pub const REMOTE_TRACKED: Mode = Mode { wiring: Wiring::Network, ..Mode::TRACKED };
+
+    /// The options of the command that choose it.
+    pub fn options(self) -> String {
+        let tracked = match (self.truthfulness, self.ownership) {
+            (_, Ownership::Contested(_)) => " --contested",
+            (Truthfulness::Tracked, Ownership::Sole) => " --tracked",
+            (Truthfulness::Untracked, Ownership::Sole) => "",
+        };
+        let network = match self.wiring {
+            Wiring::Local => "",
+            Wiring::Network => " --network",
+        };
+        format!("{tracked}{network}")
+    }
+}
+
+/// What a volume that several processes may open goes through.
+#[derive(Clone, Debug)]
+pub struct ContestPlan {
+    /// What disks check of who uses them.
+    pub check: Check,
+    /// Who decides about members.
+    pub policy: Policy,
+    /// The record, if there is one.
+    pub record: Option<RecordPlan>,
+    /// Of the steps, those in which another process opens the volume.
+    pub takeover_chance: f64,
+    /// How long one of the two is not run then, or cut off, at most.
+    pub absence_most: Nanos,
+    /// Of the disks, those that it is cut off from.
+    pub cut_chance: f64,
+    /// Of the steps, those in which everything loses power.
+    pub blackout_chance: f64,
+    /// Of the steps, those in which one disk does, while others keep what it loses.
+    pub outage_chance: f64,
+    /// Of the steps, those in which hosts begin to rest: long enough for marks to be cleared. In
+    /// the middle of it a disk may lose power.
+    pub rest_chance: f64,
 }
 
 /// The way to a disk's target.
@@ -168,6 +228,8 @@ pub struct Plan {
     pub crash_chance: f64,
     /// The network to the disks, if there is one.
     pub network: Option<NetworkPlan>,
+    /// Other owners, power and the record, where they are part of it.
+    pub contest: Option<ContestPlan>,
 }
 
 fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -202,6 +264,7 @@ impl Plan {
             truthfulness: mode.truthfulness,
             crash_chance: 0.0,
             network: None,
+            contest: None,
         };
         if plan.truthfulness == Truthfulness::Tracked {
             plan.crash_chance = one_of(random, &[0.0, 0.0005, 0.002]);
@@ -212,7 +275,38 @@ impl Plan {
             plan.crash_chance /= 4.0;
             plan.network = Some(network(random, plan.disks.len()));
         }
+        if let Ownership::Contested(check) = mode.ownership {
+            plan.contest = Some(contest(random, check));
+            // Who was out of reach for a while is soon a member again.
+            plan.rebuild_chance = plan.rebuild_chance.max(REBUILD_LEAST);
+        }
         plan
+    }
+}
+
+fn contest(random: &mut Random, check: Check) -> ContestPlan {
+    let policies = [Policy::Solo, Policy::Majority, Policy::Majority, Policy::Record];
+    let policy = one_of(random, &policies);
+    let plan = RecordPlan {
+        delay_most: Nanos::from_millis(one_of(random, &[1, 50, 12_000])),
+        unreached: one_of(random, &[0.0, 0.1, 0.5]),
+        unheard: one_of(random, &[0.0, 0.1]),
+    };
+    let has_record = policy == Policy::Record || policy == Policy::Majority && random.chance(0.7);
+    // A disk may lose what others keep only where those others stay members.
+    let has_rivals = random.chance(0.6);
+    let mut maybe =
+        |is_on: bool, chances: [f64; 3]| if is_on { one_of(random, &chances) } else { 0.0 };
+    ContestPlan {
+        check,
+        policy,
+        record: has_record.then_some(plan),
+        takeover_chance: maybe(has_rivals, [0.0005, 0.001, 0.003]),
+        cut_chance: maybe(has_rivals, [0.0, 0.4, 0.8]),
+        outage_chance: maybe(!has_rivals, [0.0, 0.0005, 0.002]),
+        blackout_chance: maybe(true, [0.0, 0.0, 0.001]),
+        rest_chance: maybe(true, [0.0, 0.0005, 0.002]),
+        absence_most: Nanos::from_millis(one_of(random, &[1, 300, 3_000, 9_000])),
     }
 }
 

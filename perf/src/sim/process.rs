@@ -17,9 +17,10 @@ use uuid::Uuid;
 
 use super::content::BLOCK_BYTES;
 use super::contexts::{Contexts, Core};
-use super::disk::{Disk, SharedPlatter};
+use super::disk::{Disk, Party, SharedPlatter};
 use super::network::Cluster;
 use super::plan::{DiskPlan, Plan, Truthfulness, VOLUME_BLOCKS};
+use super::record::{Line, RECORD, SharedRecord};
 use super::server::Server;
 use super::violation::Violation;
 
@@ -47,19 +48,41 @@ pub fn disk_blocks(plan: &Plan) -> u64 {
     data_start_blocks(plan) + VOLUME_BLOCKS
 }
 
+/// What a process knows of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// How many were before it.
+    pub number: u64,
+    /// Its way to the record, if there is one.
+    pub record: Option<Line>,
+}
+
+impl Identity {
+    /// Who it is at the disks.
+    pub fn party(&self) -> Party {
+        Party(self.number + 1)
+    }
+}
+
 /// Opens the disks for a process: itself, or over the network, which takes its time.
 pub fn open(
     plan: &Plan,
     disks: &[SharedPlatter],
     cluster: Option<&mut Cluster>,
+    party: Party,
     contexts: &mut Contexts,
 ) -> Result<Vec<Arc<dyn BlockDevice>>, Violation> {
     if let Some(cluster) = cluster {
         return cluster.open(HOST, contexts);
     }
     let blocks = disk_blocks(plan);
+    let are_shared = plan.contest.is_some();
     let device = |(disk, plan): (&SharedPlatter, &DiskPlan)| {
-        Arc::new(Disk::new(disk.clone(), blocks, plan.depth_max)) as Arc<dyn BlockDevice>
+        let disk = disk.clone();
+        Arc::new(match are_shared {
+            true => Disk::shared(disk, blocks, plan.depth_max, party),
+            false => Disk::new(disk, blocks, plan.depth_max),
+        }) as Arc<dyn BlockDevice>
     };
     Ok(disks.iter().zip(&plan.disks).map(device).collect())
 }
@@ -90,14 +113,14 @@ pub fn format(
     disks: &[SharedPlatter],
     mut cluster: Option<&mut Cluster>,
     hand: &VirtualClock,
+    record: Option<&SharedRecord>,
     contexts: &mut Contexts,
 ) -> Result<(), Violation> {
-    let devices = open(plan, disks, cluster.as_deref_mut(), contexts)?;
-
+    let devices = open(plan, disks, cluster.as_deref_mut(), Party::default(), contexts)?;
     let spec = FormatSpec {
         nexus: NEXUS,
-        policy: Policy::Solo,
-        record: None,
+        policy: plan.contest.as_ref().map_or(Policy::Solo, |contest| contest.policy),
+        record: record.map(|_| RECORD),
         blocks: None,
         contents: Contents::Equal,
         host: Uuid::nil(),
@@ -109,6 +132,9 @@ pub fn format(
         core.cx.advance_clock();
         core.look();
         if let Some(result) = format.poll(&mut core.cx) {
+            if let (Some(record), Some(half)) = (record, format.voter_half()) {
+                record.found(half.clone());
+            }
             drop((format, devices));
             contexts.give(core);
             cluster.and_then(Cluster::end_process).into_iter().for_each(|core| contexts.give(core));
@@ -141,31 +167,34 @@ fn take(
 }
 
 /// Who decides about the children, with what it keeps on them.
-fn home(plan: &Plan, nexus: &Arc<Nexus>, cx: &mut Cx) -> Home {
+fn home(plan: &Plan, identity: &Identity, nexus: &Arc<Nexus>, cx: &mut Cx) -> Home {
     let truth: Box<dyn Truth> = match plan.truthfulness {
         Truthfulness::Untracked => Box::new(Untracked::default()),
         Truthfulness::Tracked => Box::new(Tracked::new(TrackedConfig {
             nexus: NEXUS,
             host: Uuid::nil(),
             boot: BOOT,
-            record: RecordSource::None,
+            record: match &identity.record {
+                Some(line) => RecordSource::Given(Box::new(line.clone())),
+                None => RecordSource::None,
+            },
             opening: Opening::Ordinary,
-            fence: Some(Fence::Exclusive),
+            fence: plan.contest.is_none().then_some(Fence::Exclusive),
         })),
     };
     Home::new(nexus.clone(), cx, truth)
 }
 
-/// Starts a process. `number` counts those before it.
+/// Starts a process.
 pub fn start(
     plan: &Plan,
     disks: &[SharedPlatter],
     mut cluster: Option<&mut Cluster>,
     hand: &VirtualClock,
-    number: u64,
+    identity: &Identity,
     contexts: &mut Contexts,
 ) -> Result<(Arc<Nexus>, Vec<Server>), Violation> {
-    let devices = open(plan, disks, cluster.as_deref_mut(), contexts)?;
+    let devices = open(plan, disks, cluster.as_deref_mut(), identity.party(), contexts)?;
     let (marking, uuid) = match plan.truthfulness {
         Truthfulness::Untracked => (Marking::Off, None),
         Truthfulness::Tracked => (Marking::Regions, Some(NEXUS.0)),
@@ -181,13 +210,13 @@ pub fn start(
     let mut servers = Vec::new();
     for core in 0..plan.cores {
         // Identities are drawn from a core's numbers: no two processes have the same.
-        let seed = plan.seed.rotate_left(20) ^ (number << 8) ^ (1 + core as u64);
+        let seed = plan.seed.rotate_left(20) ^ (identity.number << 8) ^ (1 + core as u64);
         let core = take(core, hand, seed, cluster.as_deref_mut(), contexts)?;
         servers.push(Server::new(core, plan.depth, plan.idling));
     }
     let first = &mut servers[0];
     first.core.cx.advance_clock();
-    first.home = Some(home(plan, &nexus, &mut first.core.cx));
+    first.home = Some(home(plan, identity, &nexus, &mut first.core.cx));
     first.open(&*nexus)?;
     Ok((nexus, servers))
 }

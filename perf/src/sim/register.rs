@@ -7,6 +7,10 @@
 //! two of these may overlap, and no other cluster may lie in one with all that it is. That finds
 //! stale reads, lost writes, and values that come back.
 //!
+//! When all power is lost, a block comes back as the last value that is durable for certain, or as
+//! any that may have come after it. With that a new history begins, which must be possible with one
+//! of these at its beginning.
+//!
 //! Writes of zeroes share their value. Those acknowledged are clusters without reads, and a read
 //! of zeroes is given to the only one that it can be from; where there are several it is let pass.
 
@@ -41,12 +45,22 @@ struct Cluster {
     first_end: Moment,
     last_begin: Moment,
     is_read: bool,
+    /// A loss of power does not undo it.
+    is_durable: bool,
 }
 
 impl Cluster {
     fn new(stamp: Stamp, began: Moment) -> Cluster {
-        let (outcome, is_read) = (Outcome::Unknown, false);
-        Cluster { stamp, began, outcome, first_end: NEVER, last_begin: began, is_read }
+        let (outcome, is_read, is_durable) = (Outcome::Unknown, false, false);
+        Cluster { stamp, began, outcome, first_end: NEVER, last_begin: began, is_read, is_durable }
+    }
+
+    /// There from the beginning.
+    fn first(stamp: Stamp) -> Cluster {
+        let mut first = Cluster::new(stamp, BEGINNING);
+        first.outcome = Outcome::Acknowledged(BEGINNING);
+        first.first_end = BEGINNING;
+        first
     }
 
     fn ended(&self) -> Moment {
@@ -82,6 +96,14 @@ pub enum Impossible {
         /// End of the read.
         ended: Moment,
     },
+    /// Two values of before a loss of power.
+    #[error("after a loss of power, {other:?} was read, and a block cannot have been {one:?} too")]
+    Two {
+        /// What it was.
+        one: Stamp,
+        /// What else was read.
+        other: Stamp,
+    },
     /// Two values that were both there all the time, or one inside the time of the other.
     #[error("writes {one:?} and {other:?} cannot be put in an order: {why}")]
     Order {
@@ -101,6 +123,10 @@ pub struct Register {
     /// Clusters of zeroes: the beginning, and every write of zeroes.
     zeroes: Vec<Cluster>,
     zero_reads: Vec<(Moment, Moment)>,
+    /// What may have been there when power came back; empty where it never went, and zeroes were.
+    candidates: Vec<Stamp>,
+    /// Whichever it is, it is durable by now.
+    is_first_durable: bool,
 }
 
 /// Names a write to its register.
@@ -121,10 +147,13 @@ impl Default for Register {
 impl Register {
     /// Zeroes, which have always been there.
     pub fn new() -> Register {
-        let mut first = Cluster::new(Stamp::ZERO, BEGINNING);
-        first.outcome = Outcome::Acknowledged(BEGINNING);
-        first.first_end = BEGINNING;
-        Register { written: BTreeMap::new(), zeroes: vec![first], zero_reads: Vec::new() }
+        Register {
+            written: BTreeMap::new(),
+            zeroes: vec![Cluster::first(Stamp::ZERO)],
+            zero_reads: Vec::new(),
+            candidates: Vec::new(),
+            is_first_durable: true,
+        }
     }
 
     fn cluster(&mut self, name: WriteName) -> Option<&mut Cluster> {
@@ -149,6 +178,74 @@ impl Register {
         cluster.first_end = cluster.first_end.min(at);
     }
 
+    /// A write that has ended well is durable.
+    pub fn make_durable(&mut self, name: WriteName) {
+        self.cluster(name).expect("a write that ends has begun").is_durable = true;
+    }
+
+    /// A flush that began at this moment has ended well.
+    pub fn flushed(&mut self, began: Moment) {
+        self.is_first_durable = true;
+        for known in self.written.values_mut().chain(&mut self.zeroes) {
+            known.is_durable |= known.ended() < began;
+        }
+    }
+
+    /// All power is lost. What has happened until now must have been possible.
+    pub fn lose_power(&mut self) -> Result<(), Impossible> {
+        self.check()?;
+        let all = || self.written.values().chain(&self.zeroes);
+        let is_overwritten =
+            |known: &Cluster| all().any(|other| other.is_durable && other.began > known.first_end);
+        let is_first = |known: &&Cluster| self.candidates.contains(&known.stamp);
+        let may_be = |known: &&Cluster| {
+            !is_first(known) && !is_overwritten(known) && known.began > BEGINNING
+        };
+        let written = self.written.values().filter(may_be).map(|known| known.stamp);
+        let zeroes = self.zeroes.iter().filter(may_be).map(|_| Stamp::ZERO);
+        let mut candidates: Vec<Stamp> = written.chain(zeroes).collect();
+        let first = match self.candidates.is_empty() {
+            true => vec![Stamp::ZERO],
+            false => self.candidates.clone(),
+        };
+        let is_read = |stamp: &Stamp| self.written.get(stamp).is_some_and(|known| known.is_read);
+        let known = first.iter().copied().find(is_read).filter(|_| self.is_first_durable);
+        if !all().any(|other| other.is_durable && other.began > BEGINNING) {
+            candidates.extend(known.map_or(first, |known| vec![known]));
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        let begun = |stamp: &Stamp| (*stamp, Cluster::new(*stamp, BEGINNING));
+        *self = Register {
+            written: candidates.iter().filter(|one| **one != Stamp::ZERO).map(begun).collect(),
+            zeroes: Vec::new(),
+            zero_reads: Vec::new(),
+            candidates,
+            is_first_durable: false,
+        };
+        Ok(())
+    }
+
+    /// As if this had been there when power came back.
+    fn begun_with(&self, first: Stamp) -> Result<Register, Impossible> {
+        let mut register = self.clone();
+        register.candidates.clear();
+        for other in self.candidates.iter().filter(|other| **other != first) {
+            let gone = register.written.remove(other);
+            if gone.is_some_and(|gone| gone.is_read) {
+                return Err(Impossible::Two { one: first, other: *other });
+            }
+        }
+        match register.written.get_mut(&first) {
+            Some(known) => {
+                known.outcome = Outcome::Acknowledged(BEGINNING);
+                known.first_end = BEGINNING;
+            }
+            None => register.zeroes.push(Cluster::first(Stamp::ZERO)),
+        }
+        Ok(register)
+    }
+
     /// A read that returned a value.
     pub fn read(&mut self, value: Stamp, began: Moment, ended: Moment) -> Result<(), Impossible> {
         if value == Stamp::ZERO {
@@ -164,6 +261,20 @@ impl Register {
 
     /// Whether there is an order.
     pub fn check(&self) -> Result<(), Impossible> {
+        let mut result = match self.candidates.is_empty() {
+            true => self.check_order(),
+            false => Ok(()),
+        };
+        for first in &self.candidates {
+            result = self.begun_with(*first).and_then(|register| register.check_order());
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    fn check_order(&self) -> Result<(), Impossible> {
         let mut zeroes = self.zeroes.clone();
         for (began, ended) in &self.zero_reads {
             let possible = |cluster: &&mut Cluster| {
@@ -301,6 +412,64 @@ mod tests {
         assert_eq!(register.check(), Ok(()));
         read(&mut register, 1, 7, 8);
         assert!(register.check().is_err());
+    }
+
+    #[test]
+    fn a_loss_of_power_takes_what_was_not_flushed_and_nothing_else() {
+        let begin = || {
+            let mut register = Register::new();
+            wrote(&mut register, 1, 1, 2);
+            register.flushed(Moment(3));
+            wrote(&mut register, 2, 3, 4);
+            wrote(&mut register, 3, 5, 6);
+            register.lose_power().unwrap();
+            register
+        };
+        for survivor in 1..=3 {
+            let mut register = begin();
+            read(&mut register, survivor, 7, 8);
+            read(&mut register, survivor, 9, 10);
+            assert_eq!(register.check(), Ok(()), "{survivor}");
+        }
+        let mut flips = begin();
+        read(&mut flips, 3, 7, 8);
+        read(&mut flips, 2, 9, 10);
+        assert!(flips.check().is_err());
+        let mut lost = begin();
+        read(&mut lost, 0, 7, 8);
+        assert!(lost.check().is_err());
+    }
+
+    #[test]
+    fn what_was_there_after_a_loss_of_power_stays_once_it_was_flushed() {
+        let twice = |is_flushed: bool| {
+            let mut register = Register::new();
+            wrote(&mut register, 1, 1, 2);
+            wrote(&mut register, 2, 3, 4);
+            register.lose_power().unwrap();
+            read(&mut register, 2, 5, 6);
+            if is_flushed {
+                register.flushed(Moment(7));
+            }
+            register.lose_power().unwrap();
+            register.read(Stamp(1), Moment(8), Moment(9)).and_then(|()| register.check())
+        };
+        assert_eq!(twice(false), Ok(()));
+        assert!(twice(true).is_err());
+    }
+
+    #[test]
+    fn a_write_of_zeroes_that_is_durable_leaves_nothing_older() {
+        let mut register = Register::new();
+        wrote(&mut register, 1, 1, 2);
+        let zeroes = WriteName::Zeroes(Stamp(2));
+        register.begin_write(zeroes, Moment(3));
+        register.acknowledge(zeroes, Moment(4));
+        register.make_durable(zeroes);
+        register.lose_power().unwrap();
+        read(&mut register, 0, 5, 6);
+        assert_eq!(register.check(), Ok(()));
+        assert!(register.read(Stamp(1), Moment(7), Moment(8)).is_err());
     }
 
     /// Histories of a real register, each operation taking effect at once somewhere between its

@@ -117,7 +117,11 @@ impl Volume {
         let ended = self.next_moment();
         if let Some(name) = io.write_name() {
             for block in io.range() {
-                self.registers.entry(block).or_default().acknowledge(name, ended);
+                let register = self.registers.entry(block).or_default();
+                register.acknowledge(name, ended);
+                if io.flags.contains(IoFlags::FUA) {
+                    register.make_durable(name);
+                }
                 self.believed.insert(block, io.written().unwrap_or_default());
             }
         }
@@ -141,7 +145,20 @@ impl Volume {
                     self.was_read(block, stamp, io.began, ended)?;
                 }
             }
-            _ => {}
+            Operation::Flush => {
+                self.registers.values_mut().for_each(|register| register.flushed(io.began));
+            }
+            Operation::Write | Operation::WriteZeroes | Operation::Unmap => {}
+        }
+        Ok(())
+    }
+
+    /// All power is lost, and with it what was not durable.
+    pub fn lose_power(&mut self) -> Result<(), Violation> {
+        self.believed.clear();
+        for (block, register) in &mut self.registers {
+            let block = *block;
+            register.lose_power().map_err(|source| Violation::History { block, source })?;
         }
         Ok(())
     }

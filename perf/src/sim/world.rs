@@ -3,6 +3,8 @@
 //! Everything is in one thread and drawn from one seed: whose turn it is, how far the clock goes,
 //! what fails. So a run is repeated exactly by its seed.
 
+mod contest;
+
 use std::sync::Arc;
 
 use bdev::{BlockDevice, IoFlags, Operation};
@@ -16,11 +18,13 @@ use super::contexts::{Contexts, Core};
 use super::disk::{Faults, Latency, Platter, SharedPlatter};
 use super::network::Cluster;
 use super::plan::{DiskPlan, Mix, PLACE_BLOCKS, Plan, Truthfulness, VOLUME_BLOCKS};
-use super::process;
+use super::process::{self, Identity};
+use super::record::SharedRecord;
 use super::server::{Ended, Server};
 use super::trace::Trace;
 use super::violation::Violation;
 use super::volume::Volume;
+use contest::Rival;
 
 /// Steps of the first half of a run at most, for each I/O of the hosts.
 const STEPS_PER_IO: u64 = 40;
@@ -73,6 +77,10 @@ pub struct Counts {
     pub crashes: u64,
     /// Targets that were restarted.
     pub target_restarts: u64,
+    /// Processes that opened the volume beside another one.
+    pub takeovers: u64,
+    /// Losses of all power.
+    pub blackouts: u64,
 }
 
 /// See the module.
@@ -87,6 +95,13 @@ pub struct World {
     cluster: Option<Cluster>,
     nexus: Arc<Nexus>,
     servers: Vec<Server>,
+    /// Who the process is that has these.
+    identity: Identity,
+    /// Another one that has not ended yet.
+    rival: Option<Rival>,
+    /// Until then the process is not run.
+    paused_until: Nanos,
+    record: Option<SharedRecord>,
     volume: Volume,
     ios_left: u64,
     /// Some member cannot fail, so that no error may reach a host.
@@ -145,19 +160,24 @@ impl World {
         let cluster =
             cluster.map(|network| Cluster::new((&plan, network), all, &hand, &trace, contexts));
         let mut cluster = cluster.transpose()?;
+        let record = contest::prepare(&plan, &disks, &trace);
         if plan.truthfulness == Truthfulness::Tracked {
-            process::format(&plan, &disks, cluster.as_mut(), &hand, contexts)?;
+            let found = record.as_ref();
+            process::format(&plan, &disks, cluster.as_mut(), &hand, found, contexts)?;
         }
         for (disk, of) in disks.iter().zip(&plan.disks) {
             platter(disk).set_faults(of.faults, of.latency);
         }
-        let (nexus, servers) = process::start(&plan, &disks, cluster.as_mut(), &hand, 0, contexts)?;
+        let line = record.as_ref().map(SharedRecord::line);
+        let identity = Identity { number: 0, record: line };
+        let (nexus, servers) =
+            process::start(&plan, &disks, cluster.as_mut(), &hand, &identity, contexts)?;
         let has_anchor = (0..disks.len()).any(|number| is_reliable(&plan, number));
         Ok(World {
             volume: Volume::new(plan.seed),
             ios_left: plan.ios,
             // A crash means that it is opened again, which takes every member.
-            is_sheltered: plan.crash_chance == 0.0 && has_anchor,
+            is_sheltered: plan.crash_chance == 0.0 && has_anchor && plan.contest.is_none(),
             has_anchor,
             quiet_until: Nanos(0),
             restart_at: None,
@@ -172,6 +192,10 @@ impl World {
             cluster,
             nexus,
             servers,
+            identity,
+            rival: None,
+            paused_until: Nanos(0),
+            record,
         })
     }
 
@@ -183,13 +207,14 @@ impl World {
             if self.ios_left == 0 {
                 break;
             }
-            if self.random.chance(self.plan.crash_chance) {
+            if self.random.chance(self.plan.crash_chance) && self.may_crash() {
                 self.crash(contexts)?;
             }
             self.disturb(contexts)?;
+            self.contest(contexts)?;
             self.step()?;
         }
-        self.quiesce()?;
+        self.quiesce(contexts)?;
         self.check_end()?;
         let disk_ios = self.disks.iter().map(|disk| platter(disk).counts.begun);
         self.counts.disk_ios = disk_ios.sum();
@@ -197,6 +222,11 @@ impl World {
         let members = self.nexus.view().members.len();
         self.counts.lost_members = self.disks.len() as u64 - u64::from(members);
         Ok(self.counts)
+    }
+
+    /// Where opening takes seconds, a process that has not opened the volume yet is spared.
+    fn may_crash(&mut self) -> bool {
+        self.plan.contest.is_none() || !self.nexus.view().members.is_empty()
     }
 
     /// Something goes wrong in the network, if there is one and the chance says so.
@@ -229,11 +259,25 @@ impl World {
         self.counts.crashes += 1;
         self.trace.note("process crashes", [self.counts.crashes, 0, 0]);
         self.end_process(contexts);
-        let Counts { crashes, .. } = self.counts;
+        self.start(contexts)
+    }
+
+    /// A process opens the volume that no other one had before.
+    fn start(&mut self, contexts: &mut Contexts) -> Result<(), Violation> {
+        let Counts { crashes, takeovers, .. } = self.counts;
+        let record = self.record.as_ref().map(SharedRecord::line);
+        self.identity = Identity { number: crashes + takeovers, record };
+        self.paused_until = Nanos(0);
         let (plan, disks, hand) = (&self.plan, &self.disks, &self.hand);
-        let cluster = self.cluster.as_mut();
-        (self.nexus, self.servers) = process::start(plan, disks, cluster, hand, crashes, contexts)?;
+        let (cluster, identity) = (self.cluster.as_mut(), &self.identity);
+        (self.nexus, self.servers) =
+            process::start(plan, disks, cluster, hand, identity, contexts)?;
         Ok(())
+    }
+
+    /// The process is stopped where it is.
+    fn is_paused(&self) -> bool {
+        self.hand.read() < self.paused_until
     }
 
     fn step(&mut self) -> Result<(), Violation> {
@@ -258,7 +302,7 @@ impl World {
         }
         let server = self.random.below(self.servers.len() as u64) as usize;
         self.turn_elsewhere();
-        if self.random.chance(tick_chance) {
+        if self.is_paused() || self.random.chance(tick_chance) {
             self.tick();
         } else if self.random.chance(0.5) {
             self.submit(server)?;
@@ -294,12 +338,16 @@ impl World {
         if let Some(cluster) = &mut self.cluster {
             cluster.advance();
         }
+        self.record.iter().for_each(|record| record.advance(now));
     }
 
     /// When the next thing happens that nobody has to begin.
     fn next_event(&self) -> Option<Nanos> {
         let now = self.hand.read();
-        let servers = self.servers.iter().filter_map(|server| server.next_event(now));
+        let pause = self.is_paused().then_some(self.paused_until);
+        let servers = self.servers.iter().filter(|_| pause.is_none());
+        let servers = servers.filter_map(|server| server.next_event(now)).chain(pause);
+        let servers = servers.chain(self.rival.as_ref().and_then(|rival| rival.next_event(now)));
         let disks = self.disks.iter().filter_map(|disk| platter(disk).next_event());
         let cluster = self.cluster.as_ref().and_then(|cluster| cluster.next_event(now));
         let rest = [self.restart_at, self.is_quiet().then_some(self.quiet_until)];
@@ -311,7 +359,7 @@ impl World {
     fn jump_if_idle(&mut self) {
         let now = self.hand.read();
         let can_submit = |server: &Server| server.has_credit();
-        let may_submit = self.ios_left > 0 && !self.is_quiet();
+        let may_submit = self.ios_left > 0 && !self.is_quiet() && !self.is_paused();
         if may_submit && self.servers.iter().any(can_submit) && self.random.chance(0.9) {
             return;
         }
@@ -498,7 +546,7 @@ impl World {
 
     /// With a member to rely on, everything ends whatever the others do, once the volume is open;
     /// without one when nothing goes wrong any more.
-    fn quiesce(&mut self) -> Result<(), Violation> {
+    fn quiesce(&mut self, contexts: &mut Contexts) -> Result<(), Violation> {
         if self.is_sheltered && self.opened_at.is_some() {
             self.drain(Rest::Hosts)?;
         }
@@ -513,6 +561,7 @@ impl World {
             home.resume();
         }
         self.servers[0].rouse();
+        self.end_contest(contexts)?;
         self.drain(Rest::Disks)?;
         self.check_nothing_is_left()
     }
@@ -536,12 +585,16 @@ impl World {
     }
 
     fn drain(&mut self, rest: Rest) -> Result<(), Violation> {
+        self.drain_until(|world| world.is_at(rest))
+    }
+
+    fn drain_until(&mut self, is_enough: impl Fn(&World) -> bool) -> Result<(), Violation> {
         let steps_max = match self.cluster {
             Some(_) => DRAIN_STEPS_NETWORK_MAX,
             None => DRAIN_STEPS_MAX,
         };
         for step in 0..steps_max {
-            if self.is_at(rest) {
+            if is_enough(self) {
                 return Ok(());
             }
             self.turn_elsewhere();
@@ -684,7 +737,10 @@ impl World {
     /// A child with which nothing was wrong is a member.
     fn check_states(&self) -> Result<(), Violation> {
         for (number, state) in self.states().into_iter().enumerate() {
-            if state != ChildState::Open && is_reliable(&self.plan, number) {
+            if self.plan.contest.is_none()
+                && state != ChildState::Open
+                && is_reliable(&self.plan, number)
+            {
                 let disk = number as u64;
                 return Err(Violation::OutWithoutCause { disk, state });
             }
@@ -725,6 +781,7 @@ impl World {
 
     /// Its cores' contexts are given back once nothing is left of what ran on any of them.
     fn end_process(&mut self, contexts: &mut Contexts) {
+        self.end_rival(contexts);
         let servers = std::mem::take(&mut self.servers);
         let admin = self.cluster.as_mut().and_then(Cluster::end_process);
         let cores: Vec<Core> = servers.into_iter().map(Server::crash).chain(admin).collect();

@@ -1,13 +1,14 @@
 //! Asks the record, which may block, on a thread of its own.
 //!
-//! Made with the volume, on the home core or before; ends with it. One question at a time.
+//! Made with the volume, on the home core or before; ends with it. One question at a time. A record
+//! that never blocks is asked without a thread, so that a simulated run is repeated exactly.
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 
-use reactor::Nanos;
 use reactor::sleep::Waker;
+use reactor::{Nanos, Wake};
 
 use super::desk::{RETRY_MAX, RETRY_MIN};
 use crate::truth::names::{Promise, RecordId, VoterHalf};
@@ -26,11 +27,48 @@ enum Question {
 /// An answer, or in words why there is none.
 type Said = Result<Answer, String>;
 
+impl Question {
+    fn put(self, record: &mut dyn Record) -> Said {
+        let answer = match self {
+            Question::Claim(promise) => record::claim(record, promise),
+            Question::Write(half) => record::write(record, &half),
+        };
+        answer.map_err(|error| error.to_string())
+    }
+}
+
+/// Where questions are answered.
+enum Office {
+    /// On a thread of its own.
+    Thread { questions: Sender<Question>, answers: Receiver<Said> },
+    /// Here, when it is time.
+    Here { record: Box<dyn Record + Send>, question: Option<(Question, Nanos)> },
+}
+
+impl Office {
+    fn hire(mut record: Box<dyn Record + Send>, waker: Option<Waker>) -> Office {
+        let (questions, asked) = channel::<Question>();
+        let (says, answers) = channel();
+        let work = move || {
+            while let Ok(question) = asked.recv() {
+                if says.send(question.put(&mut *record)).is_err() {
+                    return;
+                }
+                if let Some(waker) = &waker {
+                    waker.wake_if_sleeping();
+                }
+            }
+        };
+        // Without a thread every question is lost, as if the record were away.
+        drop(thread::Builder::new().name(String::from("record")).spawn(work));
+        Office::Thread { questions, answers }
+    }
+}
+
 /// See the module.
 pub(super) struct Clerk {
     pub id: RecordId,
-    questions: Sender<Question>,
-    answers: Receiver<Said>,
+    office: Office,
     pub asked_at: Option<Nanos>,
     /// Answers that come too late.
     stale: u32,
@@ -50,28 +88,13 @@ impl fmt::Debug for Clerk {
 impl Clerk {
     pub fn new(mut record: Box<dyn Record + Send>, waker: Option<Waker>) -> Clerk {
         let id = record.id();
-        let (questions, asked) = channel();
-        let (says, answers) = channel();
-        let work = move || {
-            while let Ok(question) = asked.recv() {
-                let answer = match question {
-                    Question::Claim(promise) => record::claim(&mut *record, promise),
-                    Question::Write(half) => record::write(&mut *record, &half),
-                };
-                if says.send(answer.map_err(|error| error.to_string())).is_err() {
-                    return;
-                }
-                if let Some(waker) = &waker {
-                    waker.wake_if_sleeping();
-                }
-            }
+        let office = match record.answers_after() {
+            Some(_) => Office::Here { record, question: None },
+            None => Office::hire(record, waker),
         };
-        // Without a thread every question is lost, as if the record were away.
-        drop(thread::Builder::new().name(String::from("record")).spawn(work));
         Clerk {
             id,
-            questions,
-            answers,
+            office,
             asked_at: None,
             stale: 0,
             retry_at: None,
@@ -100,19 +123,47 @@ impl Clerk {
     fn ask(&mut self, now: Nanos, question: Question) {
         assert!(self.is_free(), "one question at a time");
         self.asked_at = Some(now);
-        // A clerk that is gone never answers, which is noticed in time.
-        let _ = self.questions.send(question);
+        match &mut self.office {
+            // A clerk that is gone never answers, which is noticed in time.
+            Office::Thread { questions, .. } => drop(questions.send(question)),
+            Office::Here { record, question: asked } => {
+                let time = record.answers_after().unwrap_or_default();
+                *asked = Some((question, now + time));
+            }
+        }
+    }
+
+    /// What the record has said meanwhile.
+    fn listen(&mut self, now: Nanos) -> Option<Said> {
+        match &mut self.office {
+            Office::Thread { answers, .. } => match answers.try_recv() {
+                Ok(said) => Some(said),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => {
+                    self.asked_at.map(|_| Err(String::from("nobody can ask it")))
+                }
+            },
+            Office::Here { record, question } => {
+                let (question, _) = question.take_if(|(_, due)| *due <= now)?;
+                Some(question.put(&mut **record))
+            }
+        }
+    }
+
+    /// When it is to be polled next.
+    pub fn wake(&self) -> Wake {
+        let answer = match &self.office {
+            Office::Here { question: Some((_, due)), .. } => Wake::At(*due),
+            // The thread wakes the core.
+            Office::Here { .. } | Office::Thread { .. } => Wake::Never,
+        };
+        let patience = self.asked_at.map(|asked_at| asked_at + RECORD_TIMEOUT).or(self.retry_at);
+        answer.soonest(patience.map_or(Wake::Never, Wake::At))
     }
 
     /// The answer, and when it was asked for.
     pub fn poll(&mut self, now: Nanos) -> Option<(Answer, Nanos)> {
-        let said = match self.answers.try_recv() {
-            Ok(said) => Some(said),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => {
-                self.asked_at.map(|_| Err(String::from("nobody can ask it")))
-            }
-        };
+        let said = self.listen(now);
         match (said, self.asked_at) {
             (Some(_), None) => {
                 self.stale = self.stale.saturating_sub(1);

@@ -9,6 +9,7 @@ use super::Tracked;
 use crate::child::{ChildIndex, ChildSet};
 use crate::intent::RegionIndex;
 use crate::truth::TruthEvent;
+use crate::truth::planted::{self, Bug};
 
 /// How far the clear of a region is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,6 +162,10 @@ impl Tracked {
             return;
         }
         self.clearing.flushing = children;
+        if planted::is(Bug::ClearUnflushed) {
+            self.clearing.flushing = ChildSet::EMPTY;
+            return self.clear_flushed();
+        }
         for child in children {
             self.desk(child).start_flush(cx.now());
         }
@@ -169,9 +174,12 @@ impl Tracked {
     /// A child was flushed, in the session in which the flush began.
     pub(super) fn flushed(&mut self, child: ChildIndex) {
         self.clearing.flushing = self.clearing.flushing.without(child);
-        if !self.clearing.flushing.is_empty() {
-            return;
+        if self.clearing.flushing.is_empty() {
+            self.clear_flushed();
         }
+    }
+
+    fn clear_flushed(&mut self) {
         for region in std::mem::take(&mut self.clearing.behind) {
             if self.clearing.step(region) != Step::Behind {
                 continue;

@@ -37,6 +37,7 @@ use super::label::Label;
 use super::lease::Lease;
 use super::names::{Generation, NexusId};
 use super::owner::{Answer, Owner, Request};
+use super::planted::{self, Bug};
 use super::quorum::Voter;
 use super::record::Record;
 use super::region_map::RegionMap;
@@ -422,11 +423,7 @@ impl Tracked {
     }
 
     fn clerk_wake(&self) -> Wake {
-        let Some(clerk) = &self.clerk else { return Wake::Never };
-        match clerk.asked_at {
-            Some(asked_at) => Wake::At(asked_at + RECORD_TIMEOUT),
-            None => clerk.retry_at.map_or(Wake::Never, Wake::At),
-        }
+        self.clerk.as_ref().map_or(Wake::Never, Clerk::wake)
     }
 }
 
@@ -518,6 +515,9 @@ impl Truth for Tracked {
     }
 
     fn pending(&self) -> Option<RegionMap> {
+        if planted::is(Bug::ReadBeforeEqual) {
+            return None;
+        }
         self.owner.as_ref().and_then(Owner::pending).filter(|pending| !pending.is_empty())
     }
 

@@ -1,10 +1,14 @@
 //! A simulated disk as a block device.
 
+use std::sync::Arc;
+
 use bdev::device::{BlockDevice, Geometry, Limits, OpenError};
+use bdev::session::Sessions;
 use bdev::{Operation, OperationSet, QueuePair};
 use reactor::Cx;
 use uuid::Uuid;
 
+use super::gate::Party;
 use super::platter::SharedPlatter;
 use super::queue_pair::{DiskQueuePair, lock};
 use crate::sim::content::BLOCK_BYTES;
@@ -17,6 +21,8 @@ pub struct Disk {
     depth_max: u32,
     limits: Limits,
     platter: SharedPlatter,
+    party: Party,
+    sessions: Option<Arc<Sessions>>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -36,7 +42,15 @@ impl Disk {
         let operations = OperationSet::ALL.without(Operation::CompareAndWrite);
         let limits = Limits { operations, volatile_cache, ..Limits::default() };
         let (name, uuid) = (format!("disk{number}"), Uuid::from_u128(u128::from(number) + 1));
-        Disk { name, uuid, blocks, depth_max, limits, platter }
+        let (party, sessions) = (Party::default(), None);
+        Disk { name, uuid, blocks, depth_max, limits, platter, party, sessions }
+    }
+
+    /// The same, of a disk that is elsewhere: others may have it open too, and what is behind it
+    /// may start anew.
+    pub fn shared(platter: SharedPlatter, blocks: u64, depth_max: u32, party: Party) -> Disk {
+        let sessions = Some(lock(&platter).meet());
+        Disk { party, sessions, ..Disk::new(platter, blocks, depth_max) }
     }
 }
 
@@ -60,6 +74,11 @@ impl BlockDevice for Disk {
     fn open_queue_pair(&self, _: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
         let depth = depth.min(self.depth_max);
         let (geometry, limits) = (self.geometry(), self.limits);
-        Ok(Box::new(DiskQueuePair::open(self.platter.clone(), geometry, limits, depth)))
+        let platter = (self.platter.clone(), self.party);
+        Ok(Box::new(DiskQueuePair::open(platter, geometry, limits, depth)))
+    }
+
+    fn sessions(&self) -> Option<Arc<Sessions>> {
+        self.sessions.clone()
     }
 }

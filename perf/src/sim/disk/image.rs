@@ -18,7 +18,7 @@ pub type Block = Arc<Content>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IoNumber(pub u64);
 
-/// Completions that were handed up, counted: a flush covers those before it was submitted.
+/// Completions that were handed up, counted: a flush covers all that were before it was submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Order(pub u64);
 
@@ -86,7 +86,7 @@ impl Image {
     /// Makes durable what was handed up as done before `order`; of the rest, what it likes.
     pub fn flush(&mut self, order: Order, random: &mut Random) {
         self.unflushed.retain(|block, versions| {
-            let is_covered = |version: &Version| version.done.is_some_and(|done| done < order);
+            let is_covered = |version: &Version| version.done.is_some_and(|done| done <= order);
             let covered = versions.iter().rposition(is_covered).map_or(0, |place| place + 1);
             let eager = if random.chance(0.5) { versions.len() } else { 0 };
             let last = versions.drain(..covered.max(eager)).next_back();

@@ -5,6 +5,7 @@
 //! calls [`Platter::advance`] whenever the clock has moved.
 
 mod device;
+mod gate;
 mod image;
 mod platter;
 mod queue_pair;
@@ -12,5 +13,6 @@ mod queue_pair;
 mod tests;
 
 pub use device::Disk;
+pub use gate::{Check, Party};
 pub use image::Image;
 pub use platter::{Counts, Faults, Latency, Platter, SharedPlatter};

@@ -4,12 +4,15 @@
 //! still, in any order. What goes wrong with it is drawn when it begins.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
+use bdev::session::{Continuity, Link, Sessions};
 use bdev::{IoFlags, Operation, Status};
 use reactor::Nanos;
 use reactor::random::Random;
+use uuid::Uuid;
 
+use super::gate::{Check, Gate, Party, Passage};
 use super::image::{Image, IoNumber, Order};
 use crate::sim::content::{BLOCK_BYTES, Content, Stamp, stamp_of};
 use crate::sim::trace::Trace;
@@ -147,6 +150,13 @@ pub struct Platter {
     begun: BTreeMap<IoNumber, Begun>,
     schedule: BTreeSet<(Nanos, IoNumber, Phase)>,
     ended: BTreeMap<QueueNumber, VecDeque<Finished>>,
+    parties: BTreeMap<QueueNumber, Party>,
+    /// Nothing where only one process at a time has the disk.
+    gate: Option<Gate>,
+    /// Whose commands and answers are under way until then.
+    cuts: BTreeMap<Party, Nanos>,
+    /// Of all who have it open as a disk elsewhere, and may still.
+    sessions: Vec<Weak<Sessions>>,
 }
 
 impl Platter {
@@ -170,7 +180,37 @@ impl Platter {
             begun: BTreeMap::new(),
             schedule: BTreeSet::new(),
             ended: BTreeMap::new(),
+            parties: BTreeMap::new(),
+            gate: None,
+            cuts: BTreeMap::new(),
+            sessions: Vec::new(),
         }
+    }
+
+    /// Several processes may have it open.
+    pub fn set_gate(&mut self, check: Check) {
+        self.gate = Some(Gate::new(check));
+    }
+
+    /// Another process has it open as a disk elsewhere.
+    pub(super) fn meet(&mut self) -> Arc<Sessions> {
+        let sessions = Arc::new(Sessions::new());
+        sessions.name_run(Some(self.run()));
+        sessions.begin(Continuity::Kept, Link::Live);
+        self.sessions.retain(|known| known.strong_count() > 0);
+        self.sessions.push(Arc::downgrade(&sessions));
+        sessions
+    }
+
+    /// Names this run of it.
+    fn run(&self) -> Uuid {
+        Uuid::from_u64_pair(self.number + 1, self.counts.restarts + 1)
+    }
+
+    /// What a process sends and is to hear is under way until then.
+    pub fn cut(&mut self, party: Party, until: Nanos) {
+        self.trace.note("disk is cut off", [self.number, party.0, until.0]);
+        self.cuts.insert(party, until);
     }
 
     /// Without a volatile cache.
@@ -200,6 +240,7 @@ impl Platter {
         self.faults = Faults::default();
         self.latency.slow_chance = 0.0;
         self.stalled_until = Nanos(0);
+        self.cuts.clear();
         for (_, number, phase) in std::mem::take(&mut self.schedule) {
             let at = self.later();
             self.schedule.insert((at, number, phase));
@@ -223,9 +264,10 @@ impl Platter {
     }
 
     /// A queue pair is opened.
-    pub(super) fn open(&mut self) -> QueueNumber {
+    pub(super) fn open(&mut self, party: Party) -> QueueNumber {
         self.numbers += 1;
         let queue = QueueNumber(self.numbers);
+        self.parties.insert(queue, party);
         self.ended.insert(queue, VecDeque::new());
         queue
     }
@@ -241,6 +283,7 @@ impl Platter {
         }
         self.schedule.retain(|(_, number, _)| self.begun.contains_key(number));
         self.ended.remove(&queue);
+        self.parties.remove(&queue);
     }
 
     fn of_queue(&self, queue: QueueNumber) -> Vec<IoNumber> {
@@ -293,8 +336,9 @@ impl Platter {
         self.now = now;
         while let Some(&(at, number, phase)) = self.schedule.first().filter(|next| next.0 <= now) {
             self.schedule.remove(&(at, number, phase));
-            if now < self.stalled_until {
-                let again = self.stalled_until + Nanos(self.random.below(self.latency.most.0 + 1));
+            let until = self.stopped_until(number);
+            if now < until {
+                let again = until + Nanos(self.random.below(self.latency.most.0 + 1));
                 self.schedule.insert((again, number, phase));
                 continue;
             }
@@ -308,6 +352,14 @@ impl Platter {
                 }
                 Phase::Answer => self.answer(number),
             }
+        }
+    }
+
+    fn stopped_until(&self, number: IoNumber) -> Nanos {
+        let cut = || self.cuts.get(&self.parties[&self.begun[&number].queue]).copied();
+        match self.cuts.is_empty() {
+            true => self.stalled_until,
+            false => cut().unwrap_or_default().max(self.stalled_until),
         }
     }
 
@@ -330,6 +382,9 @@ impl Platter {
         let mut begun = self.begun.remove(&number).expect("it was begun");
         let mut data = Vec::new();
         let command = &begun.command;
+        if self.is_barred(command, begun.queue) {
+            begun.fate = Fate::Nothing(Status::RESERVATION_CONFLICT);
+        }
         let status = match begun.fate {
             Fate::Good => self.perform(number, command, 1.0, &mut data),
             Fate::Nothing(status) => status,
@@ -348,6 +403,29 @@ impl Platter {
         self.trace.note("disk effect", [self.number, place, what]);
         begun.result = Some(Answer { name: command.name, status, data });
         self.begun.insert(number, begun);
+    }
+
+    /// Whether somebody else has the disk. Who takes it ends what others have under way.
+    fn is_barred(&mut self, command: &Command, queue: QueueNumber) -> bool {
+        let Some(gate) = &mut self.gate else { return false };
+        let party = self.parties[&queue];
+        let passage = gate.pass(party, command.operation, command.start);
+        match passage {
+            Passage::Free => {}
+            Passage::Barred => {
+                self.trace.note("disk bars", [self.number, party.0, command.start]);
+            }
+            Passage::Claim => {
+                self.trace.note("disk is claimed", [self.number, party.0, 0]);
+                let (gate, parties) = (&*gate, &self.parties);
+                let others =
+                    self.begun.values_mut().filter(|other| gate.bars(parties[&other.queue]));
+                for other in others.filter(|other| other.result.is_none()) {
+                    other.fate = Fate::Nothing(Status::RESERVATION_CONFLICT);
+                }
+            }
+        }
+        passage == Passage::Barred
     }
 
     /// Does an I/O, to each block with this chance.
@@ -459,6 +537,11 @@ impl Platter {
         }
         let lost = self.image.lose_power(&mut self.random);
         self.counts.restarts += 1;
+        let run = self.run();
+        for sessions in self.sessions.iter().filter_map(Weak::upgrade) {
+            sessions.name_run(Some(run));
+            sessions.begin(Continuity::Restarted, Link::Live);
+        }
         self.trace.note("disk loses power", [self.number, lost, 0]);
     }
 

@@ -8,6 +8,7 @@ use bdev::parts::parts;
 use bdev::{Busy, Completion, Completions, Io, Operation, QueuePair, Status, legality};
 use reactor::{Cx, Wake};
 
+use super::gate::Party;
 use super::image::Order;
 use super::platter::{Answer, Command, Platter, QueueNumber, SharedPlatter};
 
@@ -37,12 +38,12 @@ pub(super) struct DiskQueuePair {
 
 impl DiskQueuePair {
     pub(super) fn open(
-        platter: SharedPlatter,
+        (platter, party): (SharedPlatter, Party),
         geometry: Geometry,
         limits: Limits,
         depth: u32,
     ) -> DiskQueuePair {
-        let queue = lock(&platter).open();
+        let queue = lock(&platter).open(party);
         let (waiting, refused) = (Vec::new(), Vec::new());
         let (inflight, names, begun) = (0, 0, BTreeMap::new());
         DiskQueuePair {

@@ -37,6 +37,8 @@ const OPEN_PASSES_MAX: usize = 100_000;
 /// By how much more the clock goes on with each of them, so that a target that is away for long is
 /// waited for though somebody polls.
 const OPEN_STEP: Nanos = Nanos(100);
+/// How long it takes until all nodes are up again.
+const BLACKOUT: Nanos = Nanos::from_millis(50);
 /// First of the owners that are no nodes.
 const OWNERS_FIRST: u64 = 1 << 16;
 
@@ -235,6 +237,15 @@ impl Cluster {
         self.restarts += 1;
         self.trace.note("target restarts", [link as u64, until.0, u64::from(loses)]);
         self.nodes[link].restart((restart, farewell), until, &self.hand, contexts)
+    }
+
+    /// Every node loses power, and is there again some time later.
+    pub fn lose_power(&mut self, contexts: &mut Contexts) -> Result<(), Violation> {
+        for node in &mut self.nodes {
+            let how = (Restart::Power, Farewell::Silent);
+            node.restart(how, self.hand.read() + BLACKOUT, &self.hand, contexts)?;
+        }
+        Ok(())
     }
 
     /// Nothing goes wrong any more.
