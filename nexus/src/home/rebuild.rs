@@ -127,7 +127,11 @@ impl Home {
             work += 1;
             self.hear_copier(cx, event);
         }
+        // The next step may have orders to take, which nothing else wakes this core for.
+        let step = |home: &Home| home.rebuild.job.as_ref().map(|job| job.step);
+        let before = step(self);
         self.go_on_with_job(cx);
+        work += usize::from(step(self) != before);
         if self.stops.unassembled {
             self.rebuild.verifier.stop();
         }
