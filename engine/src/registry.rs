@@ -12,10 +12,10 @@ use bdev::file::{Backing, FileError};
 use bdev::legality::GeometryError;
 use bdev::malloc::MallocError;
 use bdev::pcie::{self, PcieError};
-use bdev::uri::{DeviceUri, NotBuilt, Scheme, UriError};
+use bdev::uri::{DeviceUri, NotBuilt, NvmfUri, Scheme, UriError};
 use bdev::{Aio, BlockDevice, Malloc, Null, Uring, stack};
 
-use crate::remote::{self, RemoteError};
+use crate::remote::{self, Host, RemoteError};
 
 /// Why a device could not be opened. Each names the URI.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,8 @@ pub(crate) type Opener = fn(&DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceEr
 #[derive(Clone, Debug)]
 pub struct Registry {
     openers: Vec<(Scheme, Opener)>,
+    /// Remote namespaces are opened as they are, and not as a test wants it.
+    has_remotes: bool,
 }
 
 impl Registry {
@@ -97,13 +99,14 @@ impl Registry {
                 (Scheme::Pcie, open_pcie),
                 (Scheme::Nvmf, open_nvmf),
             ],
+            has_remotes: true,
         }
     }
 
     /// Only these, for tests.
     #[cfg(test)]
     pub(crate) fn of(openers: Vec<(Scheme, Opener)>) -> Registry {
-        Registry { openers }
+        Registry { openers, has_remotes: false }
     }
 
     /// Opens the devices of a target, in the order given.
@@ -149,12 +152,31 @@ impl Registry {
     ///
     /// A text that is no URI, a scheme that is not built, a device that cannot be made.
     pub fn open(&self, text: &str) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
+        self.open_as(text, Host::Machine)
+    }
+
+    /// The same, for a host: where the device is a remote one, that is who it is used by.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::open`].
+    pub fn open_as(
+        &self,
+        text: &str,
+        host: Host,
+    ) -> Result<(Scheme, Arc<dyn BlockDevice>), RegistryError> {
         let shown = || text.to_owned();
         let uri: DeviceUri =
             text.parse().map_err(|source| RegistryError::Uri { uri: shown(), source })?;
         let scheme = uri.scheme();
         let open = self.opener(text, &uri)?;
-        let device = open(&uri).map_err(|source| RegistryError::Open { uri: shown(), source })?;
+        let opened = match (&uri, host) {
+            (DeviceUri::Nvmf(place), Host::Owner(_)) if self.has_remotes => {
+                open_remote(place, host)
+            }
+            _ => open(&uri),
+        };
+        let device = opened.map_err(|source| RegistryError::Open { uri: shown(), source })?;
         Ok((scheme, stack::complete(device)))
     }
 }
@@ -206,7 +228,11 @@ fn open_pcie(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
 
 fn open_nvmf(uri: &DeviceUri) -> Result<Arc<dyn BlockDevice>, DeviceError> {
     let DeviceUri::Nvmf(place) = uri else { unreachable!("registered for nvmf only") };
-    Ok(Arc::new(remote::open(place)?))
+    open_remote(place, Host::Machine)
+}
+
+fn open_remote(place: &NvmfUri, host: Host) -> Result<Arc<dyn BlockDevice>, DeviceError> {
+    Ok(Arc::new(remote::open_as(place, host)?))
 }
 
 /// A bare path: with blocks that suit it, by io_uring where the kernel has it, else by AIO.
@@ -280,7 +306,7 @@ mod tests {
 
     #[test]
     fn what_a_device_lacks_is_made_up_for() {
-        let registry = Registry { openers: vec![(Scheme::Null, open_poor)] };
+        let registry = Registry::of(vec![(Scheme::Null, open_poor)]);
         let limits = registry.open("null:///a?size_mb=1").unwrap().1.limits();
         assert_eq!((limits.operations, limits.io_blocks_max), (OperationSet::ALL, u32::MAX));
     }

@@ -3,6 +3,8 @@
 //! Called by the registry on control threads: resolving a name and connecting block, the latter for
 //! as long as the connection options let it.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bdev::BlockDevice;
@@ -47,13 +49,37 @@ pub enum RemoteError {
     Open(#[from] OpenRemoteError),
 }
 
+/// In whose name a namespace is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// This machine's.
+    Machine,
+    /// That of one owner of a volume, by the number of its nexus in this process. Reservations
+    /// belong to hosts, so an owner that others are to be told from is a host of its own, also on
+    /// one machine; the target's name for the machine stays the same.
+    Owner(u64),
+}
+
 /// Connects to the namespace that a URI names.
 ///
 /// # Errors
 ///
 /// Each by its name in [`RemoteError`].
 pub fn open(uri: &NvmfUri) -> Result<RemoteDevice, RemoteError> {
-    let device = RemoteDevice::open(uri.subnqn.clone(), options(uri)?)?;
+    open_as(uri, Host::Machine)
+}
+
+/// The same in another name.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_as(uri: &NvmfUri, host: Host) -> Result<RemoteDevice, RemoteError> {
+    let mut options = options(uri)?;
+    if let Host::Owner(owner) = host {
+        options.connect.host_id = owner_id(owner);
+    }
+    let device = RemoteDevice::open(uri.subnqn.clone(), options)?;
     match (uri.uuid, device.uuid()) {
         (Some(asked), Some(found)) if asked != found => {
             Err(OpenRemoteError::OtherIdentity { asked, found }.into())
@@ -108,6 +134,16 @@ fn host_id() -> Uuid {
     Uuid::new_v5(&HOST_SPACE, name.trim().as_bytes())
 }
 
+/// The identifier of an owner, another one in each run of the process.
+fn owner_id(owner: u64) -> Uuid {
+    static RUN: OnceLock<Uuid> = OnceLock::new();
+    let run = RUN.get_or_init(|| {
+        let halves = [0, 1].map(|half: u64| RandomState::new().hash_one(half));
+        Uuid::from_u64_pair(halves[0], halves[1])
+    });
+    Uuid::new_v5(run, &owner.to_le_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use bdev::uri::DeviceUri;
@@ -134,6 +170,13 @@ mod tests {
         assert_eq!(all.io_timeout, Duration::from_millis(500));
         assert_eq!(all.connect.host_nqn.as_str(), "nqn.2019-05.io:h");
         assert_eq!(all.connect.host_id, plain.connect.host_id);
+    }
+
+    #[test]
+    fn each_owner_is_a_host_of_its_own() {
+        assert_eq!(owner_id(1), owner_id(1));
+        assert_ne!(owner_id(1), owner_id(2));
+        assert!(![owner_id(1), owner_id(2)].contains(&host_id()));
     }
 
     #[test]

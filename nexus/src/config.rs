@@ -232,7 +232,8 @@ pub(crate) fn prepare(child: &ChildConfig) -> ChildDevice {
     let ChildConfig { data_start_blocks, locality, .. } = *child;
     let sessions = child.device.sessions();
     let restarts = sessions.as_ref().map_or(0, |sessions| sessions.restarts());
-    ChildDevice { device, data_start_blocks, locality, sessions, restarts }
+    let is_reserved = false;
+    ChildDevice { device, data_start_blocks, locality, sessions, restarts, is_reserved }
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub(crate) enum Letter {
         /// See above.
         kept: u32,
     },
+    /// A child is reserved for a newer owner. The answer is the end of the volume here.
+    Fenced,
     /// An I/O failed on a child, and then succeeded there or elsewhere.
     Error {
         /// Which child.

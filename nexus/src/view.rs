@@ -46,6 +46,8 @@ pub struct ChildDevice {
     /// How often it had restarted when it was put in: with one more, what it holds is not to be
     /// trusted.
     pub restarts: u64,
+    /// It is reserved for this owner of the volume: who meets a conflict there is overtaken.
+    pub is_reserved: bool,
 }
 
 /// See the module.

@@ -23,6 +23,7 @@ use crate::model::nexus::NexusEntry;
 use crate::model::subsystem::SubsystemEntry;
 use crate::model::{Generation, Model, draw_uuid};
 use crate::registry;
+use crate::remote::Host;
 
 /// What to do about a device that is going.
 const GOING: &str = "wait until it is gone, or give the command to remove it again";
@@ -48,7 +49,9 @@ impl Shared {
                 DevicePhase::Opening(outcome) => Arc::clone(outcome),
                 DevicePhase::Going(..) | DevicePhase::Closing => return Err(is_going(&name)),
             },
-            None => self.begin_opening(&mut state, asked.uri.clone(), uri, &name)?,
+            None => {
+                self.begin_opening(&mut state, asked.uri.clone(), uri, (&name, Host::Machine))?
+            }
         };
         let late = |_: &State| {
             let known = format!("device {name} is still being opened, and will be listed");
@@ -67,7 +70,7 @@ impl Shared {
         state: &mut Guard<'_>,
         text: String,
         uri: DeviceUri,
-        name: &str,
+        (name, host): (&str, Host),
     ) -> Result<Outcome, CommandError> {
         if state.model.devices.len() >= DEVICES_MAX {
             return Err(CommandError::LimitReached { what: Object::Device, limit: DEVICES_MAX });
@@ -76,7 +79,7 @@ impl Shared {
         let told = Arc::clone(&outcome);
         let (shared, opened) = (Arc::clone(self), name.to_owned());
         spawn(name, move || {
-            let opening = shared.options.registry.open(&text);
+            let opening = shared.options.registry.open_as(&text, host);
             // Looked at before the lock is taken, as it may block too.
             let device = opening.map(|(_, device)| (device.geometry(), device));
             let mut state = shared.lock();

@@ -32,6 +32,7 @@ use crate::model::device::{Afterwards, Claim, DeviceEntry, DevicePhase, Outcome,
 use crate::model::nexus::{ChildEntry, NexusEntry};
 use crate::model::{Model, draw_uuid};
 use crate::registry;
+use crate::remote::Host;
 
 /// The name space, in the sense of RFC 4122, of nexuses that are given no identity. Never to be
 /// changed: hosts and labels remember what is made of it.
@@ -569,7 +570,7 @@ impl Shared {
                 return Err(devices::is_missing(name));
             }
             let (text, uri) = (child.text.clone(), child.uri.clone());
-            let outcome = self.begin_opening(state, text, uri, name)?;
+            let outcome = self.begin_opening(state, text, uri, (name, Host::Owner(id.0)))?;
             let entry = state.model.devices.get_mut(name).expect("it was just made");
             entry.claim = claim(Afterwards::Closes);
             return Ok(Some(outcome));

@@ -12,6 +12,8 @@ mod comeback_tests;
 mod control;
 mod equal;
 #[cfg(test)]
+mod fence_tests;
+#[cfg(test)]
 mod late_tests;
 mod marks;
 mod opening;
@@ -209,6 +211,7 @@ impl Home {
                         self.lose(cx, child, reason);
                     }
                 }
+                Letter::Fenced => self.truth.fenced(),
                 Letter::Error { child } => {
                     let known = self.children[child.get()].as_mut();
                     if known.is_some_and(|known| known.errors.note(cx.now())) {

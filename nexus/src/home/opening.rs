@@ -16,7 +16,7 @@ use crate::view::{ChildDevice, Version};
 pub(super) fn prepare(config: &ChildConfig, truth: &dyn Truth, child: ChildIndex) -> ChildDevice {
     let device = config::prepare(config);
     let restarts = truth.restarts(child).unwrap_or(device.restarts);
-    ChildDevice { restarts, ..device }
+    ChildDevice { restarts, is_reserved: truth.is_reserved(child), ..device }
 }
 
 impl Home {

@@ -114,14 +114,18 @@ impl Process {
     }
 
     fn start_with(disks: &[Arc<VolatileDisk>], settings: TrackedConfig) -> Process {
+        let children = disks.iter().enumerate().map(|(at, disk)| child_config(at, disk));
+        Process::start_over(children.collect(), settings)
+    }
+
+    pub(super) fn start_over(children: Vec<ChildConfig>, settings: TrackedConfig) -> Process {
         let (mut cx, hand) = test_context();
         cx.random = Random::new(next_seed());
-        let children = disks.iter().enumerate().map(|(at, disk)| child_config(at, disk));
         let config = NexusConfig {
             name: String::from("nexus0"),
             uuid: Some(NEXUS.0),
             blocks: None,
-            children: children.collect(),
+            children,
             marking: Marking::Regions,
         };
         let nexus = Nexus::new(config).unwrap();
@@ -174,7 +178,7 @@ impl Process {
         panic!("it does not open: {:?}", self.home.refusal());
     }
 
-    fn submit_write(&mut self, block: u64, byte: u8) {
+    pub(super) fn submit_write(&mut self, block: u64, byte: u8) {
         let segment = self.buffer.segment(DISK_BLOCK_BYTES);
         segment.write(0, &[byte; DISK_BLOCK_BYTES as usize]);
         let io = Io::write(Lba(block), 1, segment, Token(block));
@@ -245,7 +249,7 @@ impl Process {
         panic!("{:?}, {} left", self.state(child), self.home.truth.copies_left());
     }
 
-    fn close(mut self) {
+    pub(super) fn close(mut self) {
         self.home.close();
         for _ in 0..20 {
             self.passes();
@@ -268,7 +272,7 @@ pub(super) fn are_equal(disks: &[Arc<VolatileDisk>]) -> bool {
 }
 
 /// A block of a region.
-fn block_of(region: u64) -> u64 {
+pub(super) fn block_of(region: u64) -> u64 {
     region * REGION_BLOCKS + 3
 }
 

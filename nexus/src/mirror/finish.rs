@@ -57,8 +57,15 @@ impl MirrorQueuePair {
 
     /// A write or flush that failed is tried again there twice, then the child is out.
     fn try_write_again(&mut self, index: u32, child: ChildIndex, status: Status) {
+        let is_conflict = status.has_code(Status::RESERVATION_CONFLICT);
+        let device = self.view.devices[child.get()].as_ref();
+        let is_fenced = is_conflict && device.is_some_and(|device| device.is_reserved);
         let slot = self.slots.at(index);
         slot.status = status;
+        if is_fenced {
+            slot.failed = slot.failed.with(child);
+            return self.fence(child);
+        }
         if judge(status) == Verdict::Refused {
             slot.refused = slot.refused.with(child);
             return;

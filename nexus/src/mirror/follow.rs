@@ -81,6 +81,7 @@ impl MirrorQueuePair {
             let is_kept = self.view.kept[place] != self.kept[place];
             if !used.contains(child) || is_other || is_kept {
                 self.suspended = self.suspended.without(child);
+                self.fenced = self.fenced.without(child);
                 self.unreported = self.unreported.without(child);
                 all_kept = all_kept.with(child);
                 self.ports[place].iter_mut().for_each(Port::accept_restart);
@@ -214,6 +215,16 @@ impl MirrorQueuePair {
         }
     }
 
+    /// A newer owner has the child: nothing that it refused is answered, until the home core has
+    /// ended the volume here. It is not faulted, as nothing is wrong with it.
+    #[cold]
+    pub(super) fn fence(&mut self, child: ChildIndex) {
+        if !self.suspended.contains(child) {
+            self.fenced = self.fenced.with(child);
+            self.suspend(child, FaultReason::Unknown);
+        }
+    }
+
     /// Stops using a child on this core at once, and tells the home core.
     #[cold]
     pub(super) fn suspend(&mut self, child: ChildIndex, reason: FaultReason) {
@@ -232,7 +243,11 @@ impl MirrorQueuePair {
     fn report(&mut self) {
         for child in self.unreported {
             let (reason, kept) = (self.reasons[child.get()], self.kept[child.get()]);
-            if !self.nexus.post(Letter::Failed { child, reason, kept }) {
+            let letter = match self.fenced.contains(child) {
+                true => Letter::Fenced,
+                false => Letter::Failed { child, reason, kept },
+            };
+            if !self.nexus.post(letter) {
                 return;
             }
             self.unreported = self.unreported.without(child);

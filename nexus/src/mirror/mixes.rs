@@ -309,7 +309,7 @@ fn a_write_is_tried_three_times_and_what_succeeded_counts_as_an_error_only() {
     assert_eq!(rig.passes(20, Nanos(1)), [], "it is held until the child is out");
     let failed = rig.letters().into_iter().filter_map(|letter| match letter {
         Letter::Failed { child, .. } => Some(child),
-        Letter::Error { .. } => None,
+        Letter::Error { .. } | Letter::Fenced => None,
     });
     assert_eq!(failed.collect::<Vec<_>>(), [child(1)]);
 }

@@ -61,6 +61,8 @@ pub struct MirrorQueuePair {
     view: Arc<View>,
     /// Children that this core has stopped using and reported; the next view decides.
     suspended: ChildSet,
+    /// Of these, those that a newer owner has.
+    fenced: ChildSet,
     /// Those whose letter did not fit the box, and why they failed.
     unreported: ChildSet,
     reasons: [FaultReason; CHILDREN_MAX],
@@ -131,6 +133,7 @@ impl MirrorQueuePair {
             version,
             view,
             suspended: ChildSet::EMPTY,
+            fenced: ChildSet::EMPTY,
             unreported: ChildSet::EMPTY,
             reasons: [FaultReason::Unknown; CHILDREN_MAX],
             kept: [0; CHILDREN_MAX],

@@ -156,6 +156,15 @@ pub trait Truth: Debug {
         None
     }
 
+    /// True when the child is reserved for this owner: a conflict of reservations on the way there
+    /// says that a newer owner has taken it.
+    fn is_reserved(&self, _child: ChildIndex) -> bool {
+        false
+    }
+
+    /// A core met such a conflict. Answered by [`TruthEvent::Overtaken`].
+    fn fenced(&mut self) {}
+
     /// Nothing of the volume's is in flight at any child, after [`TruthEvent::Resigned`]: they may
     /// be claimed anew.
     fn start_over(&mut self, _cx: &mut Cx) {

@@ -14,7 +14,8 @@
 //! What is not fenced: a child that may be open elsewhere ([`Fence::Polled`]) keeps nobody out by
 //! itself. An owner reads its promise at least every [`crate::truth::lease::KEEP_ALIVE_US`] and
 //! before every label write, and stops when it finds a newer one; a new owner serves only when a
-//! lease has passed, unless every member was closed cleanly.
+//! lease has passed, unless every member was closed cleanly. Where such a child's device keeps
+//! reservations, late writes are refused there too ([`warden`]): who meets a conflict is overtaken.
 
 mod clerk;
 mod copies;
@@ -26,10 +27,11 @@ mod opening;
 mod seats;
 mod serving;
 mod survey;
+mod warden;
 
 use std::collections::VecDeque;
 
-use bdev::{Completion, Geometry};
+use bdev::{Completion, Geometry, Status};
 use reactor::{Cx, Nanos, Wake};
 use uuid::Uuid;
 
@@ -55,6 +57,7 @@ pub use lane::{LABEL_TIMEOUT, LABEL_TRIES};
 use marks::Clearing;
 use seats::Seats;
 pub use survey::{Finding, Survey, SurveyError};
+use warden::{Verdict, Warden};
 
 /// The record of a volume that has one.
 #[derive(Debug, Default)]
@@ -139,6 +142,8 @@ enum Phase {
     Serving,
     /// The home core is to start over.
     Resigned,
+    /// Closed, but for reservations that are being given back.
+    Releasing,
     /// Overtaken or closed.
     Over,
 }
@@ -150,6 +155,8 @@ pub struct Tracked {
     phase: Phase,
     desks: [Option<Desk>; CHILDREN_MAX],
     sights: [Sight; CHILDREN_MAX],
+    /// Of children whose devices keep reservations.
+    wardens: [Option<Warden>; CHILDREN_MAX],
     seats: Seats,
     clerk: Option<Clerk>,
     owner: Option<Owner>,
@@ -196,6 +203,7 @@ impl Tracked {
             phase: Phase::Learning { since: Nanos(0) },
             desks: [const { None }; CHILDREN_MAX],
             sights: [const { Sight::Unknown }; CHILDREN_MAX],
+            wardens: [const { None }; CHILDREN_MAX],
             seats: Seats::default(),
             clerk: None,
             owner: None,
@@ -250,6 +258,7 @@ impl Tracked {
             && !is_asking
             && self.dismissed.is_empty()
             && !self.desks.iter().flatten().any(Desk::is_busy)
+            && self.wardens.iter().flatten().all(Warden::is_free)
             && !self.is_any_due(now)
     }
 
@@ -278,6 +287,9 @@ impl Tracked {
             return false;
         }
         desk.give_up(cx, io);
+        if let Some(warden) = &mut self.wardens[child.get()] {
+            warden.restarted();
+        }
         self.child_failed(cx, child, FaultReason::OutOfSync);
         true
     }
@@ -286,6 +298,7 @@ impl Tracked {
     fn child_failed(&mut self, cx: &mut Cx, child: ChildIndex, reason: FaultReason) {
         self.is_stale = true;
         self.desk(child).put_off(cx.now());
+        self.forget_claim(child);
         self.clearing.gone(child);
         let place = self.seats.place(child);
         let was_target = self.is_target(child) || self.copies.targeting(child);
@@ -315,6 +328,7 @@ impl Tracked {
         for child in std::mem::take(&mut self.dismissed) {
             if let Some(desk) = &mut self.desks[child.get()] {
                 desk.give_up(cx, io);
+                self.forget_claim(child);
                 self.clearing.gone(child);
             }
         }
@@ -362,6 +376,70 @@ impl Tracked {
         }
     }
 
+    fn forget_claim(&mut self, child: ChildIndex) {
+        if let Some(warden) = &mut self.wardens[child.get()] {
+            warden.give_up();
+        }
+    }
+
+    /// Claims the labels of children that are reserved now.
+    fn poll_wardens(&mut self, cx: &mut Cx, io: &mut dyn ControlIo) {
+        for child in self.present() {
+            let is_free = self.desk(child).is_free();
+            let warden = self.wardens[child.get()].as_mut();
+            let Some(verdict) = warden.and_then(|warden| warden.poll(is_free)) else { continue };
+            self.is_stale = true;
+            match verdict {
+                Verdict::Overtaken(counter, _) if self.phase == Phase::Claiming => {
+                    self.duel(cx, io, counter);
+                }
+                // Of a newer owner the label knows too, and of one of another volume it does not.
+                Verdict::Held(promise)
+                | Verdict::Unable(promise)
+                | Verdict::Overtaken(_, promise) => {
+                    self.desk(child).claim(cx.now(), promise);
+                }
+                Verdict::Foreign(key) => {
+                    let words = format!("another host has reserved it, with key {:#x}", key.0);
+                    self.sights[child.get()] = Sight::Misfit(words);
+                    self.child_failed(cx, child, FaultReason::CantOpen);
+                }
+                Verdict::Lost => self.child_failed(cx, child, FaultReason::TimedOut),
+            }
+        }
+    }
+
+    /// Ends what was closed once nothing is reserved any more.
+    fn end_release(&mut self) {
+        let mut wardens = self.wardens.iter_mut().flatten();
+        if self.phase == Phase::Releasing && wardens.all(Warden::is_released) {
+            self.phase = Phase::Over;
+            self.say(TruthEvent::Closed);
+        }
+    }
+
+    /// Says whose late writers are kept out by labels alone.
+    fn tell_unfenced(&mut self) {
+        let is_unfenced = |place: usize| {
+            let is_fenced = |warden: &Warden| !warden.is_unable();
+            !self.wardens[place].as_ref().is_some_and(is_fenced)
+        };
+        let open = self.desks.iter().enumerate().filter_map(|(place, desk)| {
+            let desk = desk.as_ref().filter(|desk| desk.fence == Fence::Polled)?;
+            is_unfenced(place).then_some(desk.name.as_str())
+        });
+        let names: Vec<&str> = open.collect();
+        if names.is_empty() {
+            return;
+        }
+        let names = names.join(", ");
+        let words = format!(
+            "no reservations at {names}: writes of an older owner are kept out by labels alone"
+        );
+        let notice = self.notice.take().filter(|notice| !notice.contains(&words));
+        self.notice = Some(notice.map_or(words.clone(), |notice| format!("{notice}; {words}")));
+    }
+
     fn poll_clerk(&mut self, cx: &mut Cx, io: &mut dyn ControlIo) {
         let Some(clerk) = &mut self.clerk else { return };
         if clerk.retry_at.is_some_and(|at| at <= cx.now()) {
@@ -387,23 +465,27 @@ impl Tracked {
     fn drive(&mut self, cx: &mut Cx) {
         let Some(owner) = &mut self.owner else { return };
         let now = cx.now();
-        let (seats, desks) = (&self.seats, &self.desks);
+        let (seats, desks, wardens) = (&self.seats, &self.desks, &self.wardens);
         let takes = |voter: Voter| match voter {
             Voter::Replica(place) => {
-                let desk = seats.child(place).and_then(|child| desks[child.get()].as_ref());
-                desk.is_some_and(Desk::is_free)
+                let Some(child) = seats.child(place) else { return false };
+                let is_free = desks[child.get()].as_ref().is_some_and(Desk::is_free);
+                is_free && wardens[child.get()].as_ref().is_none_or(Warden::is_free)
             }
             Voter::Record => self.clerk.as_ref().is_some_and(Clerk::is_free),
         };
         for request in owner.requests_to(takes) {
             match request.voter() {
                 Voter::Replica(place) => {
-                    let child = self.seats.child(place);
-                    let desk = child.and_then(|child| self.desks[child.get()].as_mut());
-                    let Some(desk) = desk.filter(|desk| desk.is_free()) else { continue };
+                    let Some(child) = self.seats.child(place) else { continue };
+                    let desk = self.desks[child.get()].as_mut().filter(|desk| desk.is_free());
+                    let Some(desk) = desk else { continue };
                     owner.sent(request.clone());
                     match request {
-                        Request::Claim { promise, .. } => desk.claim(now, promise),
+                        Request::Claim { promise, .. } => match &mut self.wardens[child.get()] {
+                            Some(warden) => warden.claim(cx, promise),
+                            None => desk.claim(now, promise),
+                        },
                         Request::WriteLabel { flush, label, .. } => desk.write(now, flush, label),
                         Request::WriteRecord { .. } => unreachable!("a replica is no record"),
                     }
@@ -452,12 +534,29 @@ impl Truth for Tracked {
             desk.retry_at = Some(Nanos(0));
             desk
         });
+        if let Some(warden) = &mut self.wardens[child.get()] {
+            warden.release();
+        }
+        let fence = self.desks[child.get()].as_ref().map(|desk| desk.fence);
+        let device = config.filter(|_| fence == Some(Fence::Polled)).map(|config| &config.device);
+        self.wardens[child.get()] = device.and_then(|device| Warden::new(device.reservations()));
     }
 
     fn attach(&mut self, _volume: Geometry, _members: ChildSet) {}
 
     fn restarts(&self, child: ChildIndex) -> Option<u64> {
         self.desks[child.get()].as_ref().map(Desk::restarts)
+    }
+
+    fn is_reserved(&self, child: ChildIndex) -> bool {
+        self.wardens[child.get()].as_ref().is_some_and(Warden::is_held)
+    }
+
+    fn fenced(&mut self) {
+        if matches!(self.phase, Phase::Ruling { .. } | Phase::Serving) {
+            self.is_stale = true;
+            self.owner.iter_mut().for_each(Owner::overtaken);
+        }
     }
 
     fn words(&self, child: ChildIndex) -> Option<String> {
@@ -563,11 +662,15 @@ impl Truth for Tracked {
     }
 
     fn completed(&mut self, cx: &mut Cx, child: ChildIndex, completion: Completion) {
+        let is_conflict = completion.status.has_code(Status::RESERVATION_CONFLICT);
+        if is_conflict && self.is_reserved(child) {
+            self.fenced();
+        }
         let desk = self.desk(child);
         desk.completed(cx, &completion);
         // What it comes to is heard of when the desk is polled; the end of what was given up is
         // not.
-        self.is_stale |= desk.has_given_up();
+        self.is_stale |= is_conflict || desk.has_given_up();
     }
 
     fn poll(&mut self, cx: &mut Cx, io: &mut dyn ControlIo) -> Option<TruthEvent> {
@@ -586,6 +689,7 @@ impl Truth for Tracked {
             return self.events.pop_front();
         }
         self.poll_desks(cx, io);
+        self.poll_wardens(cx, io);
         self.poll_clerk(cx, io);
         self.open_up(cx);
         self.serve(cx, io);
@@ -598,6 +702,7 @@ impl Truth for Tracked {
             // What was begun is submitted at once.
             self.poll_desks(cx, io);
         }
+        self.end_release();
         self.events.pop_front()
     }
 
@@ -607,6 +712,8 @@ impl Truth for Tracked {
         }
         let desks = self.desks.iter().flatten();
         let wake = desks.fold(Wake::Never, |wake, desk| wake.soonest(desk.wake()));
+        let wardens = self.wardens.iter().flatten();
+        let wake = wardens.fold(wake, |wake, warden| wake.soonest(warden.wake()));
         wake.soonest(self.clerk_wake()).soonest(self.phase_wake())
     }
 }

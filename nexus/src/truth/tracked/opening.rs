@@ -37,6 +37,7 @@ impl Tracked {
         for child in self.present() {
             self.seats.leave(child);
             self.sights[child.get()] = Sight::Unknown;
+            self.forget_claim(child);
             self.desk(child).retry_at = Some(cx.now());
         }
     }
@@ -113,7 +114,7 @@ impl Tracked {
             let is_waited_for = match self.phase {
                 Phase::Learning { .. } | Phase::Claiming => true,
                 Phase::Ruling { .. } | Phase::Serving => self.is_asked(child),
-                Phase::Resigned | Phase::Over => false,
+                Phase::Resigned | Phase::Releasing | Phase::Over => false,
             };
             let desk = self.desk(child);
             let is_time = desk.retry_at.is_some_and(|at| at <= now) && desk.is_free();
@@ -301,6 +302,7 @@ impl Tracked {
                 self.phase = Phase::Serving;
                 self.is_stale = true;
                 let members = self.members;
+                self.tell_unfenced();
                 for child in self.present().filter(|child| !members.contains(*child)) {
                     let reason = match &self.sights[child.get()] {
                         Sight::Unknown | Sight::Misfit(_) => FaultReason::CantOpen,

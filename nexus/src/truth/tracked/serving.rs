@@ -5,6 +5,7 @@ use reactor::{Cx, Nanos, Wake};
 
 use super::desk::Fence;
 use super::opening::LEARN_WAIT;
+use super::warden::Warden;
 use super::{Phase, Tracked};
 use crate::child::{ChildIndex, ChildSet, FaultReason};
 use crate::truth::lease::KEEP_ALIVE_US;
@@ -49,8 +50,8 @@ impl Tracked {
             }
             Progress::Resigned => self.resign(),
             Progress::Closed => {
-                self.phase = Phase::Over;
-                self.say(TruthEvent::Closed);
+                self.phase = Phase::Releasing;
+                self.wardens.iter_mut().flatten().for_each(Warden::release);
             }
             Progress::InForce { members, .. } => {
                 self.is_owner_frozen = false;
@@ -174,7 +175,7 @@ impl Tracked {
             Phase::Claiming => Wake::Never,
             Phase::Ruling { serve_at } => look.soonest(Wake::At(serve_at)),
             Phase::Serving => look,
-            Phase::Resigned | Phase::Over => return Wake::Never,
+            Phase::Resigned | Phase::Releasing | Phase::Over => return Wake::Never,
         };
         let waited_for = |child: &ChildIndex| {
             !matches!(self.phase, Phase::Ruling { .. } | Phase::Serving) || self.is_asked(*child)
