@@ -54,7 +54,7 @@ impl Shared {
             entry.children.push(ChildEntry::coming(uri, device));
         }
         drop(state);
-        let outcome = self.open_child(name, &child, deadline);
+        let outcome = self.open_child(name, &child, Standing::OutOfSync, deadline);
         if let Err(error) = outcome {
             if !matches!(error, CommandError::Deadline { .. }) {
                 self.drop_child(name, &child.text);
@@ -69,6 +69,7 @@ impl Shared {
         self: &Arc<Shared>,
         name: &str,
         child: &nexuses::WantedChild,
+        standing: Standing,
         deadline: Deadline,
     ) -> Result<(), CommandError> {
         let mut state = self.when_idle(self.lock(), &child.device, deadline)?;
@@ -78,7 +79,7 @@ impl Shared {
         // A look of its own: another child may be added at the same time.
         let look = state.model.next_nexus_id();
         drop(state);
-        let config = child.config(handle, Standing::OutOfSync, labels);
+        let config = child.config(handle, standing, labels);
         if labels == Labels::None {
             let (children, configs) = (slice::from_ref(child), slice::from_ref(&config));
             self.check_unlabelled((place, look), deadline, children, configs)?;

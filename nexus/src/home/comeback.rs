@@ -1,31 +1,57 @@
-//! Children that were lost and can be reached again: they are rebuilt without being asked.
+//! Children that are out and can be reached: they are rebuilt without being asked.
 //!
-//! Only what failed by itself comes back so. What an operator took out, or whose rebuild one gave
-//! up, waits for the operator; so does a local device, whose errors do not go away by themselves.
+//! The one place that decides whether, when and how often: for those that were lost while the
+//! volume served, and for those that were behind when it was opened, or came later. Only what is
+//! out by itself comes back so. What an operator took out, or whose rebuild one gave up, waits for
+//! the operator (`nexus online`, `rebuild start`). So does a local device that has failed here: its
+//! errors do not go away by themselves, nothing tells when it is well again, and each attempt would
+//! make hosts wait for a disk that fails. One that was merely behind is brought back, once.
 //! One at a time, and less and less often where it does not last: host writes wait for a target as
-//! they do for a member. On the home core.
+//! they do for a member. On the home core. A device that could not be opened is opened by the
+//! engine, as that blocks, by the pace that is said here ([`ABSENT`]).
 
-use bdev::session::Link;
+use bdev::session::{Link, SessionState};
 use reactor::{Cx, Nanos, Wake};
 
 use super::closing::Closing;
 use super::{Child, Home};
 use crate::child::{ChildIndex, ChildState, FaultReason};
-use crate::config::ConfigError;
-use crate::truth::Discard;
+use crate::config::{ConfigError, Standing};
+use crate::truth::{Discard, NotRebuilt};
 
 /// How often lost children are looked at.
 const LOOK_INTERVAL: Nanos = Nanos::from_millis(100);
 
-/// From a loss to the first attempt, for a device that was connected anew meanwhile; twice as long
-/// for each attempt after that.
-const FIRST_WAIT: Nanos = Nanos::from_millis(200);
+/// How long is waited before an attempt: twice as long for each that was in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackOff {
+    /// Before the first attempt.
+    pub first: Nanos,
+    /// The longest wait.
+    pub longest: Nanos,
+}
 
-/// The same for a device that failed and was reachable all the time.
-const SAME_SESSION_WAIT: Nanos = Nanos::from_secs(10);
+/// For a child that was connected anew since it was lost, or that was never lost here.
+pub const FRESH: BackOff = BackOff { first: Nanos::from_millis(200), longest: LONGEST_WAIT };
 
-/// The longest wait.
+/// For a child that failed and was reachable all the time.
+pub const SAME_SESSION: BackOff = BackOff { first: Nanos::from_secs(10), longest: LONGEST_WAIT };
+
+/// For a child whose device could not be opened, to open it: that costs the volume nothing, so
+/// one that comes is noticed within seconds.
+pub const ABSENT: BackOff =
+    BackOff { first: Nanos::from_millis(250), longest: Nanos::from_secs(5) };
+
+/// The longest wait between two rebuilds of a child.
 pub const LONGEST_WAIT: Nanos = Nanos::from_secs(60);
+
+impl BackOff {
+    /// How long is waited after so many attempts in vain.
+    pub fn wait(self, attempts: u32) -> Nanos {
+        let doubled = self.first.0.saturating_mul(1 << attempts.min(16));
+        Nanos(doubled.min(self.longest.0))
+    }
+}
 
 /// A child that is a member for so long is well again.
 const STABLE_AFTER: Nanos = Nanos::from_secs(60);
@@ -45,8 +71,8 @@ pub enum Comebacks {
 pub(super) struct Comeback {
     /// Nothing is done before an operator says so.
     is_held: bool,
-    /// The session of the device when it was lost.
-    lost_in: u64,
+    /// The session of the device when it was lost; nothing while it was not lost here.
+    lost_in: Option<u64>,
     /// Since when it was seen in its present state.
     since: Option<(ChildState, Nanos)>,
     attempts: u32,
@@ -55,7 +81,15 @@ pub(super) struct Comeback {
 impl Comeback {
     /// Of a child that is known to be a member, or is being judged.
     pub fn free() -> Comeback {
-        Comeback { is_held: false, lost_in: 0, since: None, attempts: 0 }
+        Comeback { is_held: false, lost_in: None, since: None, attempts: 0 }
+    }
+
+    /// Of a child that is put in like this.
+    pub fn of(standing: Standing) -> Comeback {
+        match standing {
+            Standing::Member | Standing::ByTruth => Comeback::free(),
+            Standing::OutOfSync => Comeback::held(),
+        }
     }
 
     /// Of a child that waits for an operator.
@@ -65,7 +99,7 @@ impl Comeback {
 
     /// It was lost, in this session of its device.
     pub fn lost(&mut self, session: u64) {
-        self.lost_in = session;
+        self.lost_in = Some(session);
     }
 
     /// An operator does not want it back.
@@ -90,9 +124,8 @@ impl Comeback {
     }
 
     fn wait(&self, session: u64) -> Nanos {
-        let least = if session == self.lost_in { SAME_SESSION_WAIT } else { FIRST_WAIT };
-        let doubled = least.0.saturating_mul(1 << self.attempts.min(16));
-        Nanos(doubled.min(LONGEST_WAIT.0))
+        let back_off = if self.lost_in == Some(session) { SAME_SESSION } else { FRESH };
+        back_off.wait(self.attempts)
     }
 }
 
@@ -159,9 +192,13 @@ impl Home {
     fn bring_back(&mut self, cx: &mut Cx, child: ChildIndex) -> usize {
         let known = self.children[child.get()].as_mut().expect("it was just looked at");
         let name = known.config.name.clone();
-        if let Err(ConfigError::Busy) = self.begin_target(cx, &name, Discard::No) {
-            // At the next look.
-            return 0;
+        match self.begin_target(cx, &name, Discard::No) {
+            Err(ConfigError::Busy)
+            | Err(ConfigError::NotRebuilt { source: NotRebuilt::Busy, .. }) => {
+                // At the next look.
+                return 0;
+            }
+            Ok(_) | Err(_) => {}
         }
         let known = self.children[child.get()].as_mut().expect("it is still there");
         known.comeback.attempts = known.comeback.attempts.saturating_add(1);
@@ -195,8 +232,13 @@ impl Child {
             ChildState::Faulted(reason) if reason != FaultReason::Rpc => {}
             _ => return Sight::Well,
         }
-        let Some(sessions) = self.config.device.sessions() else { return Sight::Well };
-        let session = sessions.state();
+        let session = match self.config.device.sessions() {
+            Some(sessions) => sessions.state(),
+            None if self.comeback.lost_in.is_some() || self.comeback.attempts > 0 => {
+                return Sight::Well;
+            }
+            None => SessionState { number: 0, link: Link::Live },
+        };
         let is_due = now.since(since) >= self.comeback.wait(session.number);
         match session.link {
             _ if self.comeback.is_held => Sight::Well,

@@ -9,7 +9,7 @@ use bdev::{BlockDevice, OperationSet, QueuePair, Status};
 use reactor::{Cx, Nanos, VirtualClock};
 use uuid::Uuid;
 
-use super::comeback::LONGEST_WAIT;
+use super::comeback::{ABSENT, FRESH, LONGEST_WAIT, SAME_SESSION};
 use super::tracked_tests::{self, Process};
 use super::*;
 use crate::rebuild::testing::{child, content, context, fill, memory};
@@ -21,11 +21,11 @@ const STEP: Nanos = Nanos::from_millis(20);
 /// Longer than any wait.
 const LONG: Nanos = Nanos::from_secs(200);
 
-/// A disk with a way to it that the test cuts and mends.
+/// A disk with a way to it that the test cuts and mends; a local one without.
 #[derive(Debug)]
 struct Remote {
     inner: Arc<dyn BlockDevice>,
-    sessions: Arc<Sessions>,
+    sessions: Option<Arc<Sessions>>,
 }
 
 impl BlockDevice for Remote {
@@ -46,7 +46,7 @@ impl BlockDevice for Remote {
     }
 
     fn sessions(&self) -> Option<Arc<Sessions>> {
-        Some(self.sessions.clone())
+        self.sessions.clone()
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
@@ -78,7 +78,7 @@ impl Rig {
         let sessions = Arc::new(Sessions::new());
         sessions.begin(Continuity::Kept, Link::Live);
         let inner = broken(disks[1].clone());
-        let remote = Arc::new(Remote { inner, sessions: sessions.clone() });
+        let remote = Arc::new(Remote { inner, sessions: Some(sessions.clone()) });
         let nexus = Nexus::new(config(vec![disks[0].clone(), remote])).unwrap();
         let mut cx = context(&hand, 0);
         let home = Home::new(nexus, &mut cx, Box::new(Untracked::default()));
@@ -192,6 +192,68 @@ fn a_local_device_waits_for_an_operator() {
     rig.lose();
     rig.run(LONG);
     assert_eq!((rig.attempts(), rig.home.wake()), (0, Wake::Never));
+}
+
+#[test]
+fn waits_double_up_to_the_longest_and_no_further() {
+    for (back_off, attempts) in [(FRESH, 9), (SAME_SESSION, 3), (ABSENT, 5)] {
+        assert_eq!(back_off.wait(0), back_off.first);
+        assert_eq!(back_off.wait(1).0, back_off.first.0 * 2);
+        assert!(back_off.wait(attempts - 1) < back_off.longest);
+        assert_eq!(back_off.wait(attempts), back_off.longest);
+        assert_eq!(back_off.wait(u32::MAX), back_off.longest);
+    }
+}
+
+/// A volume of three whose third replica is a local disk, was away, and is there again.
+fn a_replica_that_was_away() -> (Process, Arc<crate::volatile_disk::VolatileDisk>) {
+    let disks = tracked_tests::disks(3);
+    tracked_tests::format(&disks);
+    let mut process = Process::start(&disks);
+    process.open();
+    process.close();
+    let mut process = Process::start(&disks[..2]);
+    process.open();
+    process.write(0, 1);
+    process.home = process.home.with_comebacks(Comebacks::ByThemselves);
+    (process, disks[2].clone())
+}
+
+#[test]
+fn a_replica_that_comes_late_is_brought_back_and_a_stranger_is_not() {
+    let (mut process, disk) = a_replica_that_was_away();
+    let stranger = tracked_tests::child_config(2, &disk);
+    let stranger = crate::ChildConfig { standing: crate::Standing::OutOfSync, ..stranger };
+    process.home.add(stranger).unwrap();
+    for _ in 0..100 {
+        process.wait(STEP);
+    }
+    assert_eq!(process.state(2), ChildState::Faulted(FaultReason::OutOfSync));
+    process.home.remove(&mut process.cx, "child2").unwrap();
+    process.home.add(tracked_tests::child_config(2, &disk)).unwrap();
+    for _ in 0..100 {
+        process.wait(STEP);
+    }
+    assert_eq!(process.state(2), ChildState::Open);
+}
+
+#[test]
+fn a_local_replica_that_was_behind_is_brought_back_and_not_again_once_it_failed() {
+    let (mut process, disk) = a_replica_that_was_away();
+    let device = Arc::new(Remote { inner: disk.clone(), sessions: None });
+    let config = tracked_tests::child_config(2, &disk);
+    process.home.add(crate::ChildConfig { device, ..config }).unwrap();
+    for _ in 0..100 {
+        process.wait(STEP);
+    }
+    assert_eq!(process.state(2), ChildState::Open);
+    let attempts = process.home.rebuild_history().count();
+    process.home.lose(&mut process.cx, child(2), FaultReason::IoError);
+    for _ in 0..200 {
+        process.wait(Nanos::from_secs(1));
+    }
+    assert_eq!(process.state(2), ChildState::Faulted(FaultReason::IoError));
+    assert_eq!(process.home.rebuild_history().count(), attempts);
 }
 
 #[test]

@@ -64,7 +64,9 @@ impl Home {
         found.map(|(index, _)| index).ok_or_else(missing)
     }
 
-    /// Adds a child, out of sync: a rebuild makes a member of it.
+    /// Adds a child, out of sync: a rebuild makes a member of it. One whose standing is
+    /// [`crate::Standing::ByTruth`] belongs to the volume and comes back by itself; others are strangers,
+    /// and wait for an operator.
     pub fn add(&mut self, config: ChildConfig) -> Result<ChildIndex, ConfigError> {
         config::check_child(&config, self.nexus.geometry())?;
         let others = self.children.iter().flatten();
@@ -78,7 +80,8 @@ impl Home {
         self.truth.place(child, Some(&config));
         self.nexus.mailbox.explain(child, None);
         let state = ChildState::Faulted(FaultReason::OutOfSync);
-        let (errors, comeback) = (ErrorStore::new(), Comeback::held());
+        let (errors, comeback) = (ErrorStore::new(), Comeback::of(config.standing));
+        self.looks.begin();
         self.children[child.get()] = Some(Child { config, state, errors, comeback });
         Ok(child)
     }

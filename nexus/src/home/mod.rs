@@ -6,7 +6,7 @@
 //! acknowledge what they held. One change at a time; what fails meanwhile leaves with the next.
 
 mod closing;
-mod comeback;
+pub mod comeback;
 #[cfg(test)]
 mod comeback_tests;
 mod control;
@@ -129,10 +129,7 @@ impl Home {
                 Standing::OutOfSync => ChildState::Faulted(FaultReason::OutOfSync),
                 Standing::ByTruth => ChildState::Init,
             };
-            let comeback = match config.standing {
-                Standing::Member | Standing::ByTruth => Comeback::free(),
-                Standing::OutOfSync => Comeback::held(),
-            };
+            let comeback = Comeback::of(config.standing);
             let config = config.clone();
             *place = Some(Child { config, state, errors: ErrorStore::new(), comeback });
         }
