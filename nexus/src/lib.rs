@@ -60,6 +60,8 @@ mod published;
 mod range_table;
 pub mod rebuild;
 #[cfg(test)]
+mod reserved_disk;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod threads;

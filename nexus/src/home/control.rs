@@ -65,8 +65,8 @@ impl Home {
     }
 
     /// Adds a child, out of sync: a rebuild makes a member of it. One whose standing is
-    /// [`crate::Standing::ByTruth`] belongs to the volume and comes back by itself; others are strangers,
-    /// and wait for an operator.
+    /// [`crate::Standing::ByTruth`] belongs to the volume and comes back by itself; others are
+    /// strangers, and wait for an operator.
     pub fn add(&mut self, config: ChildConfig) -> Result<ChildIndex, ConfigError> {
         config::check_child(&config, self.nexus.geometry())?;
         let others = self.children.iter().flatten();

@@ -1,144 +1,19 @@
 //! Owners that keep each other out by reservations at their replicas.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use bdev::device::{Geometry, Limits, OpenError};
-use bdev::reservation::device::{Abilities, Answer, Outcome, Reply, Report, Reported, Request};
-use bdev::reservation::{
-    Access, Command, DeviceReservations, Key, Persistence, PersistenceChange, Registrant,
-    RegistrantId, ReservationType, Reservations,
-};
-use bdev::{BlockDevice, Busy, Completion, Completions, Io, QueuePair, Status};
-use reactor::{Cx, Nanos, Wake};
-use uuid::Uuid;
+use bdev::Status;
+use bdev::reservation::device::Abilities;
+use bdev::reservation::{Command, Key, PersistenceChange, RegistrantId, ReservationType};
+use reactor::Nanos;
 
 use super::tracked_tests::{self, Process, block_of, child_config, settings};
 use crate::child::ChildState;
+use crate::reserved_disk::{self, Register, Replica};
 use crate::truth::tracked::{Fence, TrackedConfig};
 use crate::volatile_disk::VolatileDisk;
 
 const KIND: ReservationType = ReservationType::WriteExclusiveRegistrantsOnly;
-
-/// What a replica knows of its hosts.
-type Register = Arc<Mutex<Reservations>>;
-
-/// A replica, as one host has it.
-#[derive(Clone, Debug)]
-struct Replica {
-    disk: Arc<VolatileDisk>,
-    register: Register,
-    host: RegistrantId,
-    abilities: Abilities,
-}
-
-impl Replica {
-    fn report(&self) -> Report {
-        let register = self.register.lock().unwrap();
-        let entry = |one: &bdev::reservation::Registration| Reported {
-            host_id: one.registrant.id.bytes(),
-            key: one.key,
-            is_holder: register.is_holder(&one.registrant.id),
-        };
-        let kind = register.reservation().map(|held| held.kind);
-        let registrants = register.registrations().iter().map(entry).collect();
-        Report { generation: register.generation(), kind, is_persistent: false, registrants }
-    }
-
-    fn change(&self, command: Command) -> Outcome {
-        let from = Registrant::unnamed(self.host);
-        let applied = self.register.lock().unwrap().apply(&from, command);
-        applied.map(|_| Answer::Changed).map_err(|refusal| refusal.nvme_status())
-    }
-}
-
-impl DeviceReservations for Replica {
-    fn abilities(&self) -> Abilities {
-        self.abilities
-    }
-
-    fn begin(&self, request: Request, reply: Reply) {
-        reply.send(match request {
-            Request::Change(command) => self.change(command),
-            Request::Report => Ok(Answer::Report(self.report())),
-        });
-    }
-}
-
-impl BlockDevice for Replica {
-    fn name(&self) -> &str {
-        self.disk.name()
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.disk.geometry()
-    }
-
-    fn limits(&self) -> Limits {
-        self.disk.limits()
-    }
-
-    fn uuid(&self) -> Option<Uuid> {
-        self.disk.uuid()
-    }
-
-    fn reservations(&self) -> Option<Arc<dyn DeviceReservations>> {
-        (self.abilities != Abilities::default()).then(|| Arc::new(self.clone()) as Arc<_>)
-    }
-
-    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
-        let (inner, replica) = (self.disk.open_queue_pair(cx, depth)?, self.clone());
-        Ok(Box::new(Checked { inner, replica, refused: VecDeque::new() }))
-    }
-}
-
-/// Refuses what the reservation forbids.
-#[derive(Debug)]
-struct Checked {
-    inner: Box<dyn QueuePair>,
-    replica: Replica,
-    refused: VecDeque<Completion>,
-}
-
-impl QueuePair for Checked {
-    fn submit(&mut self, cx: &mut Cx, io: Io) -> Result<(), Busy> {
-        let table = self.replica.register.lock().unwrap().access_table();
-        if table.access(&self.replica.host, io.operation) == Access::Conflict {
-            self.refused.push_back(Completion::new(io.token, Status::RESERVATION_CONFLICT));
-            return Ok(());
-        }
-        self.inner.submit(cx, io)
-    }
-
-    fn flush(&mut self, cx: &mut Cx) {
-        self.inner.flush(cx);
-    }
-
-    fn poll(&mut self, cx: &mut Cx, completions: &mut Completions) -> usize {
-        let refused = self.refused.drain(..).map(|one| completions.push(one)).count();
-        refused + self.inner.poll(cx, completions)
-    }
-
-    fn credits(&self) -> u32 {
-        self.inner.credits()
-    }
-
-    fn inflight(&self) -> u32 {
-        self.inner.inflight() + u32::try_from(self.refused.len()).unwrap()
-    }
-
-    fn abort_all(&mut self, cx: &mut Cx) {
-        self.inner.abort_all(cx);
-    }
-
-    fn wake(&self) -> Wake {
-        self.inner.wake()
-    }
-
-    fn arm(&mut self, cx: &mut Cx) -> bool {
-        self.inner.arm(cx)
-    }
-}
 
 /// Replicas of a new volume, and owners on hosts of their own.
 struct World {
@@ -151,8 +26,8 @@ impl World {
     fn new(count: usize, abilities: Abilities) -> World {
         let disks = tracked_tests::disks(count);
         tracked_tests::format(&disks);
-        let register = |_| Arc::new(Mutex::new(Reservations::new(Persistence::Unsupported)));
-        World { disks, registers: (0..count).map(register).collect(), abilities }
+        let registers = (0..count).map(|_| reserved_disk::register()).collect();
+        World { disks, registers, abilities }
     }
 
     fn replica(&self, place: usize, host: u8) -> Replica {

@@ -41,6 +41,7 @@ const LOCKS_ALLOWED: &[&str] = &[
     "nexus/src/published.rs",
     // Children and cores of its tests.
     "nexus/src/cluster.rs",
+    "nexus/src/reserved_disk.rs",
     "nexus/src/volatile_disk.rs",
     "nexus/src/watch.rs",
     // Of control threads: what the thread of a session and those that list and end it share.
