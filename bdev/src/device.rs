@@ -39,7 +39,7 @@ pub struct OperationSet(u8);
 
 impl OperationSet {
     /// Every operation.
-    pub const ALL: OperationSet = OperationSet(0x7f);
+    pub const ALL: OperationSet = OperationSet(0xff);
     /// Reads, writes and flushes: what every device has.
     pub const BASIC: OperationSet = OperationSet(0b111);
 
@@ -66,7 +66,7 @@ impl OperationSet {
 pub struct Limits {
     /// Longest I/O with memory, in blocks.
     pub io_blocks_max: u32,
-    /// Longest I/O without memory (write zeroes, unmap), in blocks.
+    /// Longest I/O without memory (write zeroes, unmap, verify), in blocks.
     pub range_blocks_max: u32,
     /// Most segments.
     pub segments_max: u32,

@@ -37,11 +37,14 @@ pub enum Operation {
     /// Compare with the first half of the memory and, where equal, write the second half: both or
     /// neither, and no other write of these blocks in between.
     CompareAndWrite,
+    /// Find out whether the blocks can be read: it ends as a read of them would, and hands up
+    /// nothing of them.
+    Verify,
 }
 
 impl Operation {
     /// All of them, for tests and tables.
-    pub const ALL: [Operation; 7] = [
+    pub const ALL: [Operation; 8] = [
         Operation::Read,
         Operation::Write,
         Operation::Flush,
@@ -49,6 +52,7 @@ impl Operation {
         Operation::Unmap,
         Operation::Compare,
         Operation::CompareAndWrite,
+        Operation::Verify,
     ];
 
     /// Bytes of memory that the operation carries for `blocks` blocks.
@@ -57,7 +61,7 @@ impl Operation {
         match self {
             Operation::Read | Operation::Write | Operation::Compare => bytes,
             Operation::CompareAndWrite => 2 * bytes,
-            Operation::Flush | Operation::WriteZeroes | Operation::Unmap => 0,
+            Operation::Flush | Operation::WriteZeroes | Operation::Unmap | Operation::Verify => 0,
         }
     }
 
@@ -385,6 +389,7 @@ mod tests {
     fn compare_and_write_carries_two_halves() {
         assert_eq!(Operation::CompareAndWrite.memory_bytes(2, 512), 2048);
         assert_eq!(Operation::Unmap.memory_bytes(2, 512), 0);
+        assert_eq!(Operation::Verify.memory_bytes(2, 512), 0);
     }
 
     #[test]

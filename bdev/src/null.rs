@@ -94,9 +94,11 @@ impl NullQueuePair {
                 let status = if equal { Status::SUCCESS } else { Status::COMPARE_FAILURE };
                 Completion::new(io.token, status)
             }
-            Operation::Write | Operation::Flush | Operation::WriteZeroes | Operation::Unmap => {
-                Completion::new(io.token, Status::SUCCESS)
-            }
+            Operation::Write
+            | Operation::Flush
+            | Operation::WriteZeroes
+            | Operation::Unmap
+            | Operation::Verify => Completion::new(io.token, Status::SUCCESS),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::emulate::{self, Emulate};
 use crate::queue_pair::QueuePair;
 use crate::split::{self, Split};
 
-/// The device with every operation, for I/Os of any size.
+/// The device with every operation but, maybe, verify, for I/Os of any size.
 pub fn complete(device: Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
     let device: Arc<dyn BlockDevice> = match emulate::is_needed(&device.limits()) {
         true => Arc::new(Emulate::new(device)),

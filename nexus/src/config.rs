@@ -222,7 +222,8 @@ pub(crate) fn check_duplicate<'a>(
 pub(crate) fn prepare(child: &ChildConfig) -> ChildDevice {
     let mut device = child.device.clone();
     let limits = device.limits();
-    let operations = limits.operations.with(Operation::CompareAndWrite);
+    // So is who verifies: it reads.
+    let operations = limits.operations.with(Operation::CompareAndWrite).with(Operation::Verify);
     if operations != OperationSet::ALL || !limits.unmap_zeroes {
         device = Arc::new(Emulate::new(device));
     }

@@ -5,9 +5,9 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use bdev::QueuePair;
 use bdev::device::{BlockDevice, Geometry, Limits, OpenError, OperationSet};
 use bdev::stripe_lock::{LockMember, StripeLock};
+use bdev::{Operation, QueuePair};
 use reactor::Cx;
 use reactor::dma::pool::LARGEST_BUFFER_BYTES;
 use reactor::sleep::Waker;
@@ -239,7 +239,8 @@ fn limits(config: &NexusConfig, block_bytes: u32) -> Limits {
         range_blocks_max,
         alignment_bytes: block_bytes,
         atomic_blocks: atomic_blocks.unwrap_or(1).clamp(1, swap_blocks),
-        operations: OperationSet::ALL,
+        // Who verifies reads: not every child has it, and members come and go.
+        operations: OperationSet::ALL.without(Operation::Verify),
         volatile_cache: each().any(|limits| limits.volatile_cache),
         ..Limits::default()
     }

@@ -6,6 +6,7 @@
 //! * unmap becomes write zeroes where there is no unmap, or where unmapped blocks may read as
 //!   something else: replicas must never differ (ARCHITECTURE 3);
 //! * compare becomes a read and a look;
+//! * verify becomes reads that nobody looks at;
 //! * compare-and-write becomes read, look and write, while other changes of the blocks wait: those
 //!   of the same queue pair by [`ranges`], those of other cores by [`cores`]. A device on which
 //!   nobody compares and writes pays a fence for the first change in flight and nothing else.
@@ -62,9 +63,10 @@ impl Emulate {
     }
 }
 
-/// True when a device of these limits needs [`Emulate`] above it.
+/// True when a device of these limits needs [`Emulate`] above it. Not for verify alone: few ask for
+/// it, and all I/O would pay; who would verify looks whether the device does, and else reads.
 pub fn is_needed(limits: &Limits) -> bool {
-    limits.operations != OperationSet::ALL || !limits.unmap_zeroes
+    limits.operations.with(Operation::Verify) != OperationSet::ALL || !limits.unmap_zeroes
 }
 
 /// What an emulated device of these inner limits says of itself.
@@ -81,7 +83,8 @@ fn outer_limits(inner: Limits, block_bytes: u32) -> Limits {
         }
     }
     let native_unmap = inner.operations.contains(Operation::Unmap) && inner.unmap_zeroes;
-    if !native_unmap && !inner.operations.contains(Operation::WriteZeroes) {
+    let is_range = |operation| inner.operations.contains(operation);
+    if !native_unmap && ![Operation::WriteZeroes, Operation::Verify].into_iter().any(is_range) {
         limits.range_blocks_max = u32::MAX;
     }
     limits

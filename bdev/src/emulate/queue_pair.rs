@@ -38,6 +38,8 @@ enum Plan {
     Compare,
     /// Read, compared, and then the new content written.
     Swap,
+    /// Pieces are read, and nobody looks.
+    Probe,
 }
 
 /// What is in flight below for an I/O.
@@ -49,7 +51,7 @@ enum Step {
     Whole,
     /// A write of so many blocks of zeroes.
     Zeroing(u32),
-    /// A read of so many blocks to compare.
+    /// A read of so many blocks to compare, or to see it end well.
     Reading(u32),
     /// The write of a compare-and-write.
     Swapping,
@@ -120,6 +122,7 @@ impl EmulateQueuePair {
             Operation::Unmap | Operation::WriteZeroes => Plan::Zero,
             Operation::Compare => Plan::Compare,
             Operation::CompareAndWrite => Plan::Swap,
+            Operation::Verify => Plan::Probe,
             Operation::Read | Operation::Write | Operation::Flush => Plan::Native,
         }
     }
@@ -204,7 +207,9 @@ impl EmulateQueuePair {
         let step = match (plan, slot.step) {
             (Plan::Native | Plan::AsWriteZeroes, Step::InLine) => Step::Whole,
             (Plan::Zero, _) if left > 0 => Step::Zeroing(self.piece_blocks(slot)),
-            (Plan::Compare | Plan::Swap, _) if left > 0 => Step::Reading(self.piece_blocks(slot)),
+            (Plan::Compare | Plan::Swap | Plan::Probe, _) if left > 0 => {
+                Step::Reading(self.piece_blocks(slot))
+            }
             (Plan::Swap, Step::Reading(_)) => Step::Swapping,
             (plan, step) => unreachable!("no step follows {step:?} of {plan:?}"),
         };
@@ -236,7 +241,11 @@ impl EmulateQueuePair {
         let piece = |operation, lba: u64, blocks: u32| {
             let buffer = slot.buffer.as_ref().expect("the I/O was equipped");
             let segment = buffer.segment(blocks * self.geometry.block_bytes);
-            let flags = whole.flags.without(IoFlags::ACCEPT_ZEROES);
+            let flags = match slot.plan {
+                // Zeroes need not be written where nobody looks.
+                Plan::Probe => whole.flags.with(IoFlags::ACCEPT_ZEROES),
+                _ => whole.flags.without(IoFlags::ACCEPT_ZEROES),
+            };
             let memory = Memory::One(segment);
             Io { flags, ..Io::with_memory(operation, Lba(lba), blocks, memory, whole.token) }
         };
@@ -263,7 +272,9 @@ impl EmulateQueuePair {
             _ if !completion.status.is_success() => Some(completion),
             Step::InLine => unreachable!("nothing in line is in flight"),
             Step::Whole | Step::Swapping => Some(completion),
-            Step::Reading(blocks) if !equal(slot, blocks, block_bytes) => {
+            Step::Reading(blocks)
+                if slot.plan != Plan::Probe && !equal(slot, blocks, block_bytes) =>
+            {
                 Some(Completion::new(completion.token, Status::COMPARE_FAILURE))
             }
             Step::Zeroing(blocks) | Step::Reading(blocks) => {
@@ -301,7 +312,9 @@ impl EmulateQueuePair {
         if let Some(buffer) = slot.buffer {
             cx.dma.give(buffer);
         }
-        self.below.push(Completion { token: slot.io.token, ..completion });
+        // What a piece was found to be is not what the whole is.
+        let zeroes = completion.zeroes && slot.plan == Plan::Native;
+        self.below.push(Completion { token: slot.io.token, zeroes, ..completion });
     }
 }
 

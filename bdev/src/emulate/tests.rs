@@ -321,3 +321,60 @@ fn what_is_aborted_in_line_gives_its_turn_to_another_core() {
     }
     assert_eq!(one(&mut cx, &mut *pairs[2], swap), Status::SUCCESS);
 }
+
+#[test]
+fn a_verify_is_made_of_reads_of_all_its_blocks_and_fails_as_they_do() {
+    let (mut cx, _) = reactor::cx::test_context();
+    let disk = Arc::new(Malloc::new("malloc0", GEOMETRY, None).unwrap());
+    let reads = OperationSet::ALL.without(Operation::Read);
+    let others = Operation::ALL.into_iter().filter(|one| reads.contains(*one));
+    let meets = crate::rules::Match {
+        operations: others.fold(OperationSet::ALL, OperationSet::without),
+        lbas: 299..300,
+        ..Default::default()
+    };
+    let effect = crate::fault::Failure::Before(Status::UNRECOVERED_READ_ERROR);
+    let rules = vec![crate::rules::Rule { meets, effect }];
+    let faulty = crate::Fault::new(disk, crate::rules::RuleSet { rules, seed: 0 });
+    let device = Emulate::new(Arc::new(Narrow::new(Arc::new(faulty), basic())));
+    let mut pair = device.open_queue_pair(&mut cx, 4).unwrap();
+    for (token, blocks) in [(0, 299), (1, 300)] {
+        let io = Io::with_memory(Operation::Verify, Lba(0), blocks, Memory::None, Token(token));
+        pair.submit(&mut cx, io).unwrap();
+    }
+    let mut completions = Completions::new();
+    for _ in 0..100 {
+        pair.poll(&mut cx, &mut completions);
+    }
+    let mut ended: Vec<_> =
+        completions.drain().map(|one| (one.token.0, one.status, one.zeroes)).collect();
+    ended.sort_unstable_by_key(|one| one.0);
+    let failed = Status::UNRECOVERED_READ_ERROR;
+    assert_eq!(ended, [(0, Status::SUCCESS, false), (1, failed, false)]);
+    assert_eq!(cx.dma.taken(), 0);
+}
+
+#[test]
+fn verify_alone_is_no_reason_to_stand_above_a_device() {
+    let lacks = |operation| {
+        is_needed(&Limits { operations: OperationSet::ALL.without(operation), ..Limits::default() })
+    };
+    assert!(!lacks(Operation::Verify));
+    assert!(lacks(Operation::Compare));
+}
+
+#[test]
+fn a_verify_of_zeroes_says_nothing_of_them() {
+    let (mut cx, _) = reactor::cx::test_context();
+    let nothing = Arc::new(crate::Null::new("null", GEOMETRY, None).unwrap());
+    let device = Emulate::new(Arc::new(Narrow::new(nothing, basic())));
+    let mut pair = device.open_queue_pair(&mut cx, 4).unwrap();
+    let io = Io::with_memory(Operation::Verify, Lba(0), 300, Memory::None, Token(0));
+    pair.submit(&mut cx, io).unwrap();
+    let mut completions = Completions::new();
+    for _ in 0..100 {
+        pair.poll(&mut cx, &mut completions);
+    }
+    let ended = completions.as_slice();
+    assert_eq!(ended, [crate::Completion::new(Token(0), Status::SUCCESS)]);
+}

@@ -153,7 +153,7 @@ fn command<'a>(slot: &'a mut InFlight, backing: &Backing) -> Command<'a> {
             slot.mode = Some(mode);
             Command::Range { mode, offset_bytes, len_bytes }
         }
-        Operation::Compare | Operation::CompareAndWrite => {
+        Operation::Compare | Operation::CompareAndWrite | Operation::Verify => {
             unreachable!("the limits leave it out")
         }
     }

@@ -26,7 +26,7 @@ pub(crate) fn status_of(errno: Errno, operation: Operation) -> Status {
 /// The status of an operation that the medium failed.
 pub(crate) fn media_error(operation: Operation) -> Status {
     match operation {
-        Operation::Read | Operation::Compare => Status::UNRECOVERED_READ_ERROR,
+        Operation::Read | Operation::Compare | Operation::Verify => Status::UNRECOVERED_READ_ERROR,
         _ => Status::WRITE_FAULT,
     }
 }

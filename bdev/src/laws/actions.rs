@@ -73,6 +73,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => Just(Operation::Unmap),
         2 => Just(Operation::Compare),
         3 => Just(Operation::CompareAndWrite),
+        2 => Just(Operation::Verify),
     ]
 }
 

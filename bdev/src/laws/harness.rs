@@ -299,7 +299,9 @@ impl<'a> Harness<'a> {
             Operation::Write => fresh(),
             Operation::Compare => compared,
             Operation::CompareAndWrite => [compared, fresh()].concat(),
-            Operation::Flush | Operation::WriteZeroes | Operation::Unmap => Vec::new(),
+            Operation::Flush | Operation::WriteZeroes | Operation::Unmap | Operation::Verify => {
+                Vec::new()
+            }
         };
         if sketch.fault == Fault::WrongLength && sketch.operation != Operation::Flush {
             let block = block_bytes as usize;
@@ -406,7 +408,7 @@ impl<'a> Harness<'a> {
                 }
                 return;
             }
-            Operation::Flush => return,
+            Operation::Flush | Operation::Verify => return,
             Operation::Compare | Operation::CompareAndWrite => {
                 let expected = self.model.compares(lba, &memory[..half]);
                 if (success || differs) && expected.is_some() {

@@ -39,6 +39,7 @@ pub fn words(
         Operation::Read => NvmOpcode::Read,
         Operation::Write => NvmOpcode::Write,
         Operation::Compare => NvmOpcode::Compare,
+        Operation::Verify => NvmOpcode::Verify,
         Operation::WriteZeroes | Operation::Unmap => NvmOpcode::WriteZeroes,
         Operation::Flush => NvmOpcode::Flush,
         Operation::CompareAndWrite => unreachable!("the limits leave it out"),
@@ -114,6 +115,7 @@ mod tests {
                 (Operation::Read, NvmOpcode::Read),
                 (Operation::Write, NvmOpcode::Write),
                 (Operation::Compare, NvmOpcode::Compare),
+                (Operation::Verify, NvmOpcode::Verify),
                 (Operation::WriteZeroes, NvmOpcode::WriteZeroes),
                 (Operation::Unmap, NvmOpcode::WriteZeroes),
             ];

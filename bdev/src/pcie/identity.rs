@@ -45,6 +45,8 @@ pub struct ControllerIdentity {
     pub transfer_bytes_max: u32,
     /// Most bytes of a Write Zeroes; none where only its block count limits it.
     pub zeroing_bytes_max: Option<u64>,
+    /// Most bytes of a Verify; none where only its block count limits it.
+    pub verify_bytes_max: Option<u64>,
     /// Optional commands (ONCS).
     pub nvm_commands: u16,
     /// Doorbells in memory.
@@ -101,8 +103,9 @@ impl ControllerIdentity {
             serial: text(&data.serial_number),
             firmware: text(&data.firmware_revision),
             transfer_bytes_max: u32::try_from(transfer).unwrap_or(TRANSFER_BYTES_MAX),
-            // Not a transfer, but controllers older than WZSL count it as one.
+            // No transfers, but controllers older than WZSL and VSL count them as such.
             zeroing_bytes_max: bytes_of_shift(data.transfer_size_max),
+            verify_bytes_max: bytes_of_shift(data.transfer_size_max),
             nvm_commands: data.nvm_commands.get(),
             shadow_doorbells,
             volatile_cache: data.volatile_write_cache & controller_field::WRITE_CACHE_PRESENT != 0,
@@ -119,6 +122,9 @@ impl ControllerIdentity {
     pub fn add(&mut self, data: &NvmIdentifyController) {
         if let Some(bytes) = bytes_of_shift(data.write_zeroes_size_max) {
             self.zeroing_bytes_max = Some(bytes);
+        }
+        if let Some(bytes) = bytes_of_shift(data.verify_size_max) {
+            self.verify_bytes_max = Some(bytes);
         }
     }
 }
@@ -200,8 +206,11 @@ fn limits(
     unmapping: Unmapping,
 ) -> Limits {
     let io_blocks_max = (controller.transfer_bytes_max / block_bytes).min(BLOCKS_MAX);
-    let zeroing = controller.zeroing_bytes_max.map(|bytes| bytes / u64::from(block_bytes));
-    let zeroing = zeroing.and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(BLOCKS_MAX);
+    let blocks_of = |bytes: Option<u64>| {
+        let blocks = bytes.map(|bytes| bytes / u64::from(block_bytes));
+        blocks.and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(BLOCKS_MAX)
+    };
+    let mut range_blocks_max = blocks_of(controller.zeroing_bytes_max);
     let has = |command: u16| controller.nvm_commands & command != 0;
     let mut operations = OperationSet::BASIC;
     if has(controller_field::WRITE_ZEROES) {
@@ -213,6 +222,11 @@ fn limits(
     if has(controller_field::COMPARE) {
         operations = operations.with(Operation::Compare);
     }
+    if has(controller_field::VERIFY) {
+        operations = operations.with(Operation::Verify);
+        // One limit stands for both, so it is that of the lesser.
+        range_blocks_max = range_blocks_max.min(blocks_of(controller.verify_bytes_max));
+    }
     let atomic_blocks = match data.features & namespace_field::OWN_ATOMICS {
         0 => controller.atomic_blocks,
         _ => u32::from(data.atomic_write_power_fail.get()) + 1,
@@ -221,7 +235,7 @@ fn limits(
     let bounded = data.atomic_boundary_power_fail.get() != 0;
     Limits {
         io_blocks_max,
-        range_blocks_max: zeroing.clamp(1, BLOCKS_MAX),
+        range_blocks_max: range_blocks_max.clamp(1, BLOCKS_MAX),
         segments_max: u32::MAX,
         boundary_blocks: u32::from(data.optimal_boundary_blocks.get()),
         alignment_bytes: 1,

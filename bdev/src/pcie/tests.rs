@@ -207,3 +207,46 @@ fn an_unmap_gives_space_back_by_the_command_that_the_namespace_has_for_it() {
         assert_eq!(stepped.software.violations(), [""; 0]);
     }
 }
+
+#[test]
+fn a_verify_is_a_command_of_the_drive_as_long_as_it_takes_and_no_longer() {
+    let (mut cx, _) = test_context();
+    // 8 KiB in blocks of 512 bytes, though a Write Zeroes may have 256.
+    let config = Config { verify_shift: 1, ..Config::default() };
+    let mut stepped = open(&mut cx, config);
+    assert_eq!(stepped.controller.namespaces()[0].limits().range_blocks_max, 16);
+    let mut verify = |lba, blocks| {
+        let io = Io::with_memory(Operation::Verify, Lba(lba), blocks, Memory::None, Token(1));
+        stepped.submit(&mut cx, io).unwrap();
+        let ended = stepped.drain(&mut cx, 10);
+        (ended[0].status, stepped.software.counts().verifies)
+    };
+    assert_eq!(verify(0, 16), (Status::SUCCESS, 1));
+    assert_eq!(verify(0, 17), (Status::INVALID_FIELD, 1));
+    assert_eq!(verify(999, 1), (Status::SUCCESS, 2));
+    assert_eq!(verify(999, 2), (Status::LBA_OUT_OF_RANGE, 2));
+    stepped.software.inject(software::Fault::Status(Status::UNRECOVERED_READ_ERROR));
+    let io = Io::with_memory(Operation::Verify, Lba(5), 1, Memory::None, Token(2));
+    stepped.submit(&mut cx, io).unwrap();
+    let ended = stepped.drain(&mut cx, 10);
+    assert_eq!(ended, [Completion::new(Token(2), Status::UNRECOVERED_READ_ERROR)]);
+}
+
+#[test]
+fn a_drive_that_does_not_verify_is_read_instead_where_it_is_completed() {
+    let (mut cx, _) = test_context();
+    let config = Config { optional_commands: Feature::Absent, ..Config::default() };
+    let device = Lawful::device(config);
+    assert!(!device.limits().operations.contains(Operation::Verify));
+    let mut pair = stack::complete(device).open_queue_pair(&mut cx, 4).unwrap();
+    let io = Io::with_memory(Operation::Verify, Lba(0), 1000, Memory::None, Token(1));
+    pair.submit(&mut cx, io).unwrap();
+    let mut completions = crate::io::Completions::new();
+    for _ in 0..100 {
+        pair.flush(&mut cx);
+        pair.poll(&mut cx, &mut completions);
+    }
+    assert_eq!(completions.as_slice(), [Completion::new(Token(1), Status::SUCCESS)]);
+    drop(pair);
+    assert_eq!(cx.dma.taken(), 0);
+}

@@ -28,7 +28,7 @@ impl AccessClass {
     /// The class of an operation.
     pub const fn of(operation: Operation) -> Self {
         match operation {
-            Operation::Read | Operation::Compare => Self::Read,
+            Operation::Read | Operation::Compare | Operation::Verify => Self::Read,
             Operation::Write
             | Operation::Flush
             | Operation::WriteZeroes
@@ -234,7 +234,7 @@ mod tests {
             for (number, pair) in [3, 2, 1].into_iter().zip(row.split(' ')) {
                 let id = host(number);
                 for operation in Operation::ALL {
-                    let reads = matches!(operation, Operation::Read | Operation::Compare);
+                    let reads = !operation.changes_blocks() && operation != Operation::Flush;
                     let cell = pair.as_bytes()[usize::from(!reads)];
                     let expected = if cell == b'a' { Access::Allowed } else { Access::Conflict };
                     assert_eq!(table.access(&id, operation), expected, "{kind:?} {operation:?}");

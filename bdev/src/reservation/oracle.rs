@@ -198,7 +198,7 @@ impl Oracle {
     }
 
     fn may(&self, host: usize, operation: Operation) -> bool {
-        let reads = matches!(operation, Operation::Read | Operation::Compare);
+        let reads = !operation.changes_blocks() && operation != Operation::Flush;
         match self.kind {
             0 => true,
             1 => reads || self.owner == host,

@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Flush,
     Nothing,
     Verify(ByteCheck),
+    /// VERIFY without data, by a device that has it; by any other it is read.
+    VerifyByDevice,
     WriteAndVerify,
     WriteSame(Same, Space),
     CompareAndWrite,
@@ -305,6 +307,7 @@ impl Task {
                 self.submit(Operation::CompareAndWrite, Some(part))
             }
             Kind::Verify(ByteCheck::Medium) => self.submit(Operation::Read, Some(scratch)),
+            Kind::VerifyByDevice => self.submit(Operation::Verify, None),
             Kind::Verify(ByteCheck::One) => self.submit(Operation::Compare, Some(scratch)),
             Kind::WriteSame(Same::Block, _) => self.submit(Operation::Write, Some(scratch)),
             Kind::WriteSame(Same::Zeroes, Space::Keep) => self.submit(Operation::WriteZeroes, None),

@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::io::{Completions, Io, Memory, Token};
+use crate::narrow::Narrow;
 use crate::queue_pair::QueuePair;
 use crate::reservation::{Registrant, RegistrantId};
-use crate::{BlockDevice, Geometry, Malloc, stack};
+use crate::{BlockDevice, Geometry, Limits, Malloc, Operation, OperationSet, stack};
 
 const BLOCK: usize = 512;
 const BLOCKS: u64 = 3000;
@@ -25,10 +26,18 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::over(OperationSet::ALL)
+    }
+
+    /// Over a device that does this much itself.
+    fn over(operations: OperationSet) -> World {
         let (mut cx, _) = reactor::cx::test_context();
         let geometry = Geometry { block_bytes: BLOCK as u32, blocks: BLOCKS };
         let disk = Arc::new(Malloc::new("ram", geometry, None).unwrap());
-        let device: Arc<dyn BlockDevice> = stack::complete(disk);
+        let device: Arc<dyn BlockDevice> = stack::complete(Arc::new(Narrow::new(
+            disk.clone(),
+            Limits { operations, ..disk.limits() },
+        )));
         let queue_pair = device.open_queue_pair(&mut cx, 8).unwrap();
         let identity = Identity {
             uuid: Uuid::from_u128(7),
@@ -247,12 +256,35 @@ fn unmapped_blocks_read_as_zeroes() {
     assert_eq!(zeroes, [2, 3, 4, 10]);
 }
 
+const VERIFY_10: [u8; 10] = [0x2f, 0, 0, 0, 0, 0, 0, 0, 200, 0];
+
+#[test]
+fn verification_without_data_is_the_devices_or_reads() {
+    let reads = OperationSet::ALL.without(Operation::Verify);
+    for (operations, expected, is_buffered) in
+        [(OperationSet::ALL, Operation::Verify, false), (reads, Operation::Read, true)]
+    {
+        let mut world = World::over(operations);
+        let mut nexus = world.nexus(1);
+        let begun = world.unit.begin(&mut nexus, &cdb(&VERIFY_10), &[0]);
+        let Begin::Medium(medium) = begun else { panic!("{begun:?}") };
+        assert_eq!(medium.scratch_bytes() > 0, is_buffered);
+        let mut buffers = Buffers { data: &[], scratch: &mut [] };
+        let (_, step) = Task::begin(medium, &mut buffers);
+        let Step::Submit { operation, .. } = step else { panic!("{step:?}") };
+        assert_eq!(operation, expected);
+        world.good(&mut nexus, &VERIFY_10, &[]);
+        let outside = world.sense(&mut nexus, &sixteen(0x8f, 0, BLOCKS - 1, 2), &[]);
+        assert_eq!(outside.code, SenseCode::LBA_OUT_OF_RANGE);
+    }
+}
+
 #[test]
 fn verification_compares_what_it_is_told_to() {
     let mut world = World::new();
     let mut nexus = world.nexus(1);
     world.good(&mut nexus, &[0x2e, 2, 0, 0, 0, 0, 0, 0, 2, 0], &blocks_of(8, 2));
-    world.good(&mut nexus, &[0x2f, 0, 0, 0, 0, 0, 0, 0, 200, 0], &[]);
+    world.good(&mut nexus, &VERIFY_10, &[]);
     world.good(&mut nexus, &[0x2f, 2, 0, 0, 0, 0, 0, 0, 2, 0], &blocks_of(8, 2));
     world.good(&mut nexus, &[0x2f, 6, 0, 0, 0, 0, 0, 0, 2, 0], &blocks_of(8, 1));
     let sense = world.sense(&mut nexus, &[0x2f, 6, 0, 0, 0, 0, 0, 0, 3, 0], &blocks_of(8, 1));

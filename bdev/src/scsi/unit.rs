@@ -25,7 +25,7 @@ use super::task::{Kind, Medium, PIECE_BYTES, SCRATCH_BYTES, TRANSFER_BYTES_MAX};
 use super::unmap::LIST_BYTES_MAX;
 use crate::allocation::Pace;
 use crate::device::{BlockDevice, Geometry};
-use crate::io::{IoFlags, Lba};
+use crate::io::{IoFlags, Lba, Operation};
 use crate::reservation::{
     Access, AccessClass, AccessTable, Grant, Outcome, Persistence, Registrant, RegistrantId,
     Reservations,
@@ -94,6 +94,8 @@ pub struct LogicalUnit {
     read_only: bool,
     volatile_cache: bool,
     atomic_blocks: u32,
+    /// The device verifies by itself.
+    verifies: bool,
     version: AtomicU64,
     shared: Mutex<Shared>,
 }
@@ -149,7 +151,7 @@ impl From<Sense> for Begin {
 const GOOD: Begin = Begin::Answer(Verdict::GOOD);
 
 impl LogicalUnit {
-    /// A unit over a device that has every operation, for I/Os of any size
+    /// A unit over a device that has every operation, if not verify, for I/Os of any size
     /// ([`crate::stack::complete`]).
     pub fn new(device: Arc<dyn BlockDevice>, identity: Identity) -> LogicalUnit {
         let limits = device.limits();
@@ -158,6 +160,7 @@ impl LogicalUnit {
             read_only: limits.read_only,
             volatile_cache: limits.volatile_cache,
             atomic_blocks: limits.atomic_blocks,
+            verifies: limits.operations.contains(Operation::Verify),
             version: AtomicU64::new(1),
             shared: Mutex::new(Shared {
                 geometry: device.geometry(),
@@ -385,7 +388,11 @@ impl LogicalUnit {
                     ByteCheck::Each => extent.blocks,
                     ByteCheck::One => 1,
                 };
-                (Kind::Verify(check), extent, data_blocks)
+                let kind = match check {
+                    ByteCheck::Medium if self.verifies => Kind::VerifyByDevice,
+                    _ => Kind::Verify(check),
+                };
+                (kind, extent, data_blocks)
             }
             Command::WriteAndVerify { extent, .. } => (Kind::WriteAndVerify, extent, extent.blocks),
             Command::WriteSame { extent, same, space } => {
@@ -428,8 +435,10 @@ impl LogicalUnit {
             let sense = Sense::illegal(SenseCode::LBA_OUT_OF_RANGE);
             return Err(sense.with_information(medium.lba.0.max(device_blocks)));
         }
-        let writes =
-            !matches!(medium.kind, Kind::Read | Kind::Verify(_) | Kind::Nothing | Kind::Flush);
+        let writes = !matches!(
+            medium.kind,
+            Kind::Read | Kind::Verify(_) | Kind::VerifyByDevice | Kind::Nothing | Kind::Flush
+        );
         if writes && nexus.write_protected {
             let code = match self.read_only {
                 true => SenseCode::WRITE_PROTECTED,

@@ -74,6 +74,7 @@ enum OperationName {
     Unmap,
     Compare,
     CompareAndWrite,
+    Verify,
 }
 
 /// When an I/O fails.
@@ -96,6 +97,7 @@ impl MatchOptions {
                 OperationName::Unmap => v1::Operation::Unmap,
                 OperationName::Compare => v1::Operation::Compare,
                 OperationName::CompareAndWrite => v1::Operation::CompareAndWrite,
+                OperationName::Verify => v1::Operation::Verify,
             };
             operation.into()
         };

@@ -11,7 +11,7 @@ use super::request::invalid;
 const STATUS_CODE_TYPE_MAX: u32 = 7;
 
 /// Each operation, and what messages call it.
-const OPERATIONS: [(v1::Operation, Operation); 7] = [
+const OPERATIONS: [(v1::Operation, Operation); 8] = [
     (v1::Operation::Read, Operation::Read),
     (v1::Operation::Write, Operation::Write),
     (v1::Operation::Flush, Operation::Flush),
@@ -19,6 +19,7 @@ const OPERATIONS: [(v1::Operation, Operation); 7] = [
     (v1::Operation::Unmap, Operation::Unmap),
     (v1::Operation::Compare, Operation::Compare),
     (v1::Operation::CompareAndWrite, Operation::CompareAndWrite),
+    (v1::Operation::Verify, Operation::Verify),
 ];
 
 pub(super) fn faults(rules: &v1::FaultRules) -> Result<RuleSet<Failure>, CommandError> {
@@ -90,7 +91,7 @@ fn operations(values: &[i32]) -> Result<OperationSet, CommandError> {
     }
     let known = |value: &i32| OPERATIONS.iter().any(|(name, _)| *name as i32 == *value);
     if let Some(unknown) = values.iter().find(|value| !known(value)) {
-        return Err(invalid("operations", unknown, "choose READ (1) to COMPARE_AND_WRITE (7)"));
+        return Err(invalid("operations", unknown, "choose READ (1) to VERIFY (8)"));
     }
     let unwanted = OPERATIONS.iter().filter(|(name, _)| !values.contains(&(*name as i32)));
     Ok(unwanted.fold(OperationSet::ALL, |set, (_, operation)| set.without(*operation)))
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn an_operation_that_is_none_is_refused() {
-        let meets = v1::Match { operations: vec![1, 8], ..Default::default() };
+        let meets = v1::Match { operations: vec![1, 9], ..Default::default() };
         assert_eq!(refused(v1::FaultRule { meets: Some(meets), ..fault() }), "operations");
     }
 
@@ -196,7 +197,7 @@ mod tests {
             any::<u64>().prop_map(|number| Some(v1::r#match::Count::First(number))),
             any::<u64>().prop_map(|number| Some(v1::r#match::Count::Every(number))),
         ];
-        let operations = proptest::sample::subsequence(vec![1, 2, 3, 4, 5, 6, 7], 0..7);
+        let operations = proptest::sample::subsequence(vec![1, 2, 3, 4, 5, 6, 7, 8], 0..8);
         let blocks = proptest::option::of(0..u64::from(u32::MAX));
         let chance = proptest::option::of(0.0..1.0);
         (operations, 0..u64::from(u32::MAX), blocks, count, chance).prop_map(

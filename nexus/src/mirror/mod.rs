@@ -325,7 +325,8 @@ impl QueuePair for MirrorQueuePair {
             return Ok(());
         }
         let work = match io.operation {
-            Operation::Read | Operation::Compare => Work::Anywhere,
+            // A verify too asks as many children as a read does: the first that can be read.
+            Operation::Read | Operation::Compare | Operation::Verify => Work::Anywhere,
             Operation::CompareAndWrite => Work::CompareFirst,
             Operation::Write | Operation::Flush | Operation::WriteZeroes | Operation::Unmap => {
                 Work::Everywhere

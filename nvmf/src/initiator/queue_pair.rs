@@ -233,7 +233,7 @@ impl InitiatorQueuePair {
                 UnmapCommand::DatasetManagement => deallocate(io, *namespace_id),
             },
             Operation::Flush => (SubmissionEntry::flush(0, *namespace_id), CommandData::Nothing),
-            Operation::CompareAndWrite => return Err(Status::INVALID_OPCODE),
+            Operation::CompareAndWrite | Operation::Verify => return Err(Status::INVALID_OPCODE),
         };
         Ok(Command { entry, data, token: io.token.0 })
     }

@@ -21,6 +21,7 @@ use super::message::{ConnectQuestion, ConnectionId, Message, QueueKind};
 use super::receive::{Step, Taken};
 use super::request::{Action, Plan, PlannedIo, Request, RequestState, Transfer};
 use super::reservation::{command as reservation, rights};
+use super::root::Root;
 use crate::fabrics::connect::{
     CONNECT_DATA_BYTES, CONNECT_RECORD_FORMAT, CONNECT_TYPE, FABRICS_OPCODE,
 };
@@ -127,8 +128,8 @@ impl Connection {
             return Plan::fail(rights::conflict());
         }
         let Some(at) = step.core.roots.get(path.root) else { return Plan::fail(gone) };
-        let view =
-            NamespaceView { root: path.root, geometry: at.geometry, read_only: at.read_only };
+        let Root { geometry, read_only, operations, .. } = *at;
+        let view = NamespaceView { root: path.root, geometry, read_only, operations };
         io_command::plan(command, &view, queue.transfer_bytes_max)
     }
 

@@ -6,7 +6,7 @@
 use bdev::nvme::command::{DataPointerFormat, Fuse, SubmissionEntry};
 use bdev::nvme::nvm_command::TransferFlags;
 use bdev::nvme::opcode::NvmOpcode;
-use bdev::{Geometry, IoFlags, Lba, Operation, Status};
+use bdev::{Geometry, IoFlags, Lba, Operation, OperationSet, Status};
 use reactor::dma::pool::LARGEST_BUFFER_BYTES;
 use reactor::slab::SlotId;
 
@@ -38,6 +38,8 @@ pub(super) struct NamespaceView {
     pub geometry: Geometry,
     /// Writes are refused.
     pub read_only: bool,
+    /// What the device does itself.
+    pub operations: OperationSet,
 }
 
 /// Plans an I/O command. `transfer_bytes_max` is the controller's MDTS.
@@ -140,6 +142,11 @@ fn verify(command: &SubmissionEntry, namespace: &NamespaceView) -> Plan {
         // Section 4.1.5.2, VSL.
         return Plan::fail(Status::INVALID_FIELD.with_do_not_retry());
     }
+    if namespace.operations.contains(Operation::Verify) {
+        let (operation, flags) = (Operation::Verify, IoFlags::NONE);
+        let io = PlannedIo { root: namespace.root, operation, flags, lba, blocks };
+        return Plan { action: Action::Io(io), transfer: Transfer::None };
+    }
     let buffer_bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(LARGEST_BUFFER_BYTES);
     let operation = Operation::Read;
     let flags = IoFlags::ACCEPT_ZEROES;
@@ -233,7 +240,7 @@ mod tests {
         command.cdw10.set(ranges - 1);
         command.cdw11.set(ATTRIBUTE_DEALLOCATE);
         let geometry = Geometry { block_bytes: 512, blocks: 1024 };
-        let namespace = NamespaceView { root: ROOT, geometry, read_only: false };
+        let namespace = NamespaceView { geometry, ..view(512) };
         plan(&command, &namespace, 1 << 20)
     }
 
@@ -251,6 +258,7 @@ mod tests {
             root: ROOT,
             geometry: Geometry { block_bytes, blocks: 1 << 20 },
             read_only: false,
+            operations: OperationSet::ALL.without(Operation::Verify),
         }
     }
 
@@ -272,6 +280,18 @@ mod tests {
         assert!(matches!(most, Action::Verify { buffer_bytes: LARGEST_BUFFER_BYTES, .. }));
         assert!(matches!(of(4096, 8192), Action::Verify { .. }));
         assert_eq!(of(4096, 8193), refused);
+    }
+
+    #[test]
+    fn a_device_that_verifies_is_asked_to() {
+        let of = |blocks| {
+            let view = NamespaceView { operations: OperationSet::ALL, ..view(4096) };
+            plan(&ranged(NvmOpcode::Verify, blocks), &view, 4096).action
+        };
+        let (operation, flags) = (Operation::Verify, IoFlags::NONE);
+        let io = PlannedIo { root: ROOT, operation, flags, lba: Lba(0), blocks: 8192 };
+        assert_eq!(of(8192), Action::Io(io));
+        assert_eq!(of(8193), Action::Fail(Status::INVALID_FIELD.with_do_not_retry()));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(super) enum Action {
         /// Ranges in the data.
         ranges: u16,
     },
-    /// Read in pieces into a buffer that nobody looks at.
+    /// Read in pieces into a buffer that nobody looks at: the device has no verify of its own.
     Verify {
         /// All of it; the operation is a read.
         io: PlannedIo,

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bdev::{
-    BlockDevice, Busy, Completion, Completions, Geometry, Io, OpenError, QueuePair, Status,
+    BlockDevice, Busy, Completion, Completions, Geometry, Io, OpenError, OperationSet, QueuePair,
+    Status,
 };
 use reactor::mesh::CoreIndex;
 use reactor::{Cx, Wake};
@@ -46,6 +47,8 @@ pub(super) struct Root {
     pub geometry: Geometry,
     /// Writes are refused.
     pub read_only: bool,
+    /// What the device does itself.
+    pub operations: OperationSet,
 }
 
 impl Root {
@@ -69,6 +72,7 @@ impl Root {
             core,
             geometry: namespace.geometry,
             read_only: namespace.is_read_only(),
+            operations: namespace.limits().operations,
         })
     }
 
@@ -77,6 +81,7 @@ impl Root {
     /// told by [`Root::take_failure`].
     pub fn follow(&mut self, cx: &mut Cx, namespace: &Namespace) -> Result<(), OpenError> {
         self.read_only = namespace.is_read_only();
+        self.operations = namespace.limits().operations;
         let newest = self.next.as_ref().unwrap_or(&self.device);
         let same = std::ptr::addr_eq(Arc::as_ptr(newest), Arc::as_ptr(&namespace.device));
         if same && self.geometry == namespace.geometry && !self.absent {

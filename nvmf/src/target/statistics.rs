@@ -35,7 +35,8 @@ impl IoStatistics {
                 self.write_commands += 1;
                 self.written_bytes += bytes;
             }
-            Operation::Flush | Operation::WriteZeroes | Operation::Unmap => {}
+            // Without data, as far as hosts go.
+            Operation::Flush | Operation::WriteZeroes | Operation::Unmap | Operation::Verify => {}
         }
     }
 

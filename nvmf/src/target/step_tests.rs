@@ -7,9 +7,14 @@ use bdev::fault::Failure;
 use bdev::nvme::command::SubmissionEntry;
 use bdev::nvme::sgl::SglDescriptor;
 use bdev::rules::{Match, Rule, RuleSet};
-use bdev::{BlockDevice, Fault, Geometry, Malloc, OperationSet, Status};
+use bdev::{
+    BlockDevice, Fault, Geometry, Limits, Malloc, OpenError, Operation, OperationSet, QueuePair,
+    Status,
+};
 use proptest::prelude::*;
+use reactor::Cx;
 use reactor::socket::memory::MemoryLimits;
+use uuid::Uuid;
 
 use super::harness::Harness;
 use super::tests::{Host, connected, connected_in, description_of, io};
@@ -29,6 +34,13 @@ struct Disk {
 impl Disk {
     fn new() -> Disk {
         let (harness, _admin, queue) = connected(MemoryLimits::default(), Digests::default());
+        Disk { harness, _admin, queue }
+    }
+
+    fn over(device: Arc<dyn BlockDevice>) -> Disk {
+        let harness = Harness::new(description_of(device));
+        let (harness, _admin, queue) =
+            connected_in(harness, MemoryLimits::default(), Digests::default());
         Disk { harness, _admin, queue }
     }
 
@@ -95,18 +107,46 @@ fn pattern(blocks: u32) -> Vec<u8> {
     (0..blocks).flat_map(|block| block.to_le_bytes().repeat(BLOCK_BYTES as usize / 4)).collect()
 }
 
-fn failing(operation: bdev::Operation, count: bdev::rules::Count) -> Disk {
+fn failing(operation: Operation, count: bdev::rules::Count) -> Disk {
+    Disk::over(faulty(operation, count))
+}
+
+fn faulty(operation: Operation, count: bdev::rules::Count) -> Arc<dyn BlockDevice> {
     let geometry = Geometry { block_bytes: BLOCK_BYTES, blocks: DISK_BLOCKS.into() };
     let inner: Arc<dyn BlockDevice> = Arc::new(Malloc::new("ram", geometry, None).unwrap());
-    let others = bdev::Operation::ALL.into_iter().filter(|one| *one != operation);
+    let others = Operation::ALL.into_iter().filter(|one| *one != operation);
     let operations = others.fold(OperationSet::ALL, OperationSet::without);
     let meets = Match { operations, count, ..Match::default() };
     let effect = Failure::Before(Status::UNRECOVERED_READ_ERROR);
     let rules = RuleSet { rules: vec![Rule { meets, effect }], seed: 0 };
-    let harness = Harness::new(description_of(Arc::new(Fault::new(inner, rules))));
-    let (harness, _admin, queue) =
-        connected_in(harness, MemoryLimits::default(), Digests::default());
-    Disk { harness, _admin, queue }
+    Arc::new(Fault::new(inner, rules))
+}
+
+/// A device that has no verify of its own.
+#[derive(Debug)]
+struct Unverified(Arc<dyn BlockDevice>);
+
+impl BlockDevice for Unverified {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn limits(&self) -> Limits {
+        let inner = self.0.limits();
+        Limits { operations: inner.operations.without(Operation::Verify), ..inner }
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.0.uuid()
+    }
+
+    fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {
+        self.0.open_queue_pair(cx, depth)
+    }
 }
 
 #[test]
@@ -162,8 +202,8 @@ fn a_copy_from_or_to_outside_writes_nothing() {
 #[test]
 fn a_copy_whose_reads_or_write_fail_says_so() {
     for (operation, count) in [
-        (bdev::Operation::Read, bdev::rules::Count::Every(2)),
-        (bdev::Operation::Write, bdev::rules::Count::First(1)),
+        (Operation::Read, bdev::rules::Count::Every(2)),
+        (Operation::Write, bdev::rules::Count::First(1)),
     ] {
         let mut disk = failing(operation, count);
         let status = disk.copy(Format::Zero, 100, &[(0, 1), (8, 1)]);
@@ -174,19 +214,25 @@ fn a_copy_whose_reads_or_write_fail_says_so() {
 }
 
 #[test]
-fn verify_reads_all_of_its_blocks_and_sends_none() {
+fn verify_is_the_devices_or_reads_all_of_its_blocks_and_sends_none() {
     let none = SglDescriptor::transport_data_block(0);
-    let mut disk = Disk::new();
-    for (lba, blocks) in [(0, 1), (0, 256), (7, 257), (0, DISK_BLOCKS)] {
-        assert_eq!(disk.run(io(0x0c, 3, lba, blocks, none), &[]), Status::SUCCESS);
+    let faulty = |operation, count| faulty(operation, bdev::rules::Count::Every(count));
+    let unread = faulty(Operation::Read, 1);
+    let unverified = Arc::new(Unverified(faulty(Operation::Verify, 1)));
+    for mut disk in [Disk::over(unread), Disk::over(unverified)] {
+        for (lba, blocks) in [(0, 1), (0, 256), (7, 257), (0, DISK_BLOCKS)] {
+            assert_eq!(disk.run(io(0x0c, 3, lba, blocks, none), &[]), Status::SUCCESS);
+        }
+        let outside = Status::LBA_OUT_OF_RANGE.with_do_not_retry();
+        assert_eq!(disk.run(io(0x0c, 3, 1, DISK_BLOCKS, none), &[]), outside);
+        assert_eq!(disk.harness.cx.dma.taken(), 0);
     }
-    let outside = Status::LBA_OUT_OF_RANGE.with_do_not_retry();
-    assert_eq!(disk.run(io(0x0c, 3, 1, DISK_BLOCKS, none), &[]), outside);
-    assert_eq!(disk.harness.cx.dma.taken(), 0);
-    // The third piece of 128 KiB cannot be read.
-    let mut disk = failing(bdev::Operation::Read, bdev::rules::Count::Every(3));
-    assert_eq!(disk.run(io(0x0c, 3, 0, 512, none), &[]), Status::SUCCESS);
+    let mut disk = Disk::over(faulty(Operation::Verify, 1));
     let failed = Status::UNRECOVERED_READ_ERROR;
+    assert_eq!(disk.run(io(0x0c, 3, 0, 512, none), &[]), failed);
+    // The third piece of 128 KiB cannot be read.
+    let mut disk = Disk::over(Arc::new(Unverified(faulty(Operation::Read, 3))));
+    assert_eq!(disk.run(io(0x0c, 3, 0, 512, none), &[]), Status::SUCCESS);
     assert_eq!(disk.run(io(0x0c, 3, 0, 512, none), &[]), failed);
     assert_eq!(disk.harness.cx.dma.taken(), 0);
 }

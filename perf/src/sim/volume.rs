@@ -38,7 +38,7 @@ impl HostIo {
         match self.operation {
             Operation::Write | Operation::CompareAndWrite => Some(WriteName::Data(self.stamp)),
             Operation::WriteZeroes | Operation::Unmap => Some(WriteName::Zeroes(self.stamp)),
-            Operation::Read | Operation::Compare | Operation::Flush => None,
+            Operation::Read | Operation::Compare | Operation::Flush | Operation::Verify => None,
         }
     }
 
@@ -108,7 +108,9 @@ impl Volume {
             Operation::CompareAndWrite => expected.chain(own).flatten().collect(),
             // What a read leaves alone is found out.
             Operation::Read => vec![0xa5; (io.blocks * BLOCK_BYTES) as usize],
-            Operation::Flush | Operation::WriteZeroes | Operation::Unmap => Vec::new(),
+            Operation::Flush | Operation::WriteZeroes | Operation::Unmap | Operation::Verify => {
+                Vec::new()
+            }
         }
     }
 

@@ -72,6 +72,7 @@ impl Core {
             IdentifyKind::CommandSetController => {
                 let mut commands = NvmIdentifyController::new_zeroed();
                 commands.write_zeroes_size_max = self.config.transfer_shift;
+                commands.verify_size_max = self.config.verify_shift;
                 data.copy_from_slice(commands.as_bytes());
             }
             IdentifyKind::ActiveNamespaces => {

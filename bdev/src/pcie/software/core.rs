@@ -39,6 +39,8 @@ pub struct Counts {
     pub flushes: u64,
     /// Writes that had to be durable among them.
     pub forced: u64,
+    /// Verifies among them.
+    pub verifies: u64,
     /// Dataset Management among them.
     pub hints: u64,
     /// Resets: CC.EN taken away.

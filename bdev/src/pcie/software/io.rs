@@ -11,6 +11,12 @@ use crate::nvme::status::Status;
 
 const PAGE: u64 = 4096;
 
+/// Holds bytes to a limit that is a shift of pages, and none when it is 0.
+fn within(len: usize, shift: u8) -> Result<(), Status> {
+    let over = shift != 0 && len as u64 > PAGE << shift;
+    if over { Err(Status::INVALID_FIELD) } else { Ok(()) }
+}
+
 /// A command's end.
 type Ended = (Status, u32);
 
@@ -63,7 +69,11 @@ impl Core {
                 self.namespaces[namespace].data[start..start + len].fill(0);
                 Ok(())
             }
-            NvmOpcode::Verify if optional => self.range(namespace, entry).map(|_| ()),
+            NvmOpcode::Verify if optional => {
+                self.counts.verifies += 1;
+                let (_, len) = self.range(namespace, entry)?;
+                within(len, self.config.verify_shift)
+            }
             NvmOpcode::DatasetManagement if optional => self.deallocate(namespace, entry),
             _ => Err(Status::INVALID_OPCODE),
         }
@@ -104,9 +114,7 @@ impl Core {
     }
 
     fn transfer_limit(&self, len: usize) -> Result<(), Status> {
-        let shift = self.config.transfer_shift;
-        let over = shift != 0 && len as u64 > PAGE << shift;
-        if over { Err(Status::INVALID_FIELD) } else { Ok(()) }
+        within(len, self.config.transfer_shift)
     }
 
     /// Pieces of the host's memory that two PRP entries describe, over `len` bytes.

@@ -68,6 +68,8 @@ pub struct Config {
     pub queue_entries_max: u16,
     /// MDTS: longest transfer, as a shift of 4 KiB; 0 for no limit.
     pub transfer_shift: u8,
+    /// VSL: longest Verify, as a shift of 4 KiB; 0 for no limit.
+    pub verify_shift: u8,
     /// Doorbells in memory.
     pub shadow_doorbells: Feature,
     /// A volatile write cache.
@@ -93,6 +95,7 @@ impl Default for Config {
             queues: 4,
             queue_entries_max: 256,
             transfer_shift: 5,
+            verify_shift: 6,
             shadow_doorbells: Feature::Absent,
             write_cache: Feature::Present,
             optional_commands: Feature::Present,

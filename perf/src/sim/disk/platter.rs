@@ -313,7 +313,7 @@ impl Platter {
         let Faults { read_error, write_error, refusal, hang } = self.faults;
         let hangs = self.random.chance(hang);
         let changes = operation.changes_blocks();
-        let asks = matches!(operation, Operation::Read | Operation::Compare);
+        let asks = matches!(operation, Operation::Read | Operation::Compare | Operation::Verify);
         let draw = self.random.below(3);
         let fate = if asks && self.random.chance(read_error) {
             Fate::Nothing(Status::UNRECOVERED_READ_ERROR)
@@ -455,6 +455,7 @@ impl Platter {
                     }
                 }
             }
+            Operation::Verify => {}
             Operation::Flush if share < 1.0 => {}
             Operation::Flush => self.image.flush(command.order, &mut self.random),
             Operation::Compare => {
