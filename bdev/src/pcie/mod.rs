@@ -22,7 +22,8 @@
 //! supervisor changes the controller's [`port::Phase`]: *live*; *halted* while it resets, when
 //! every open queue pair first says that it has stopped; or *dead*. After a halt a queue pair
 //! starts over with empty rings and what it had in flight is sent again, or failed, as the
-//! [`Options`] say. Nothing in flight is given back before the device can no longer reach its
+//! [`Options`] say; one with nothing in flight is not waited for, and starts over when it next has.
+//! Nothing in flight is given back before the device can no longer reach its
 //! memory: the controller was seen disabled, or its IOMMU mappings are gone.
 //!
 //! Sleep. A queue's vector has no eventfd while its core polls, so the kernel takes no interrupt;

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -175,8 +175,12 @@ impl Port {
         self.owner.compare_exchange(free, taken, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Where the rings were left. For the owner.
-    pub fn position(&self) -> Position {
+    /// Where the rings were left, for who has taken the port in this state: at their start where
+    /// they were made anew since, which the last owner may not have known.
+    pub fn position(&self, state: State) -> Position {
+        if !self.has_acknowledged(state) {
+            return Position::START;
+        }
         // Relaxed: came with the port, see `take`.
         Position::from_word(self.position.load(Ordering::Relaxed))
     }
@@ -238,14 +242,36 @@ impl Port {
     /// Publishes how many commands the device has, as far as that is none or some.
     #[inline]
     pub fn publish_in_device(&self, count: u32) {
-        // Relaxed: a hint, see `Supervisor::rest`.
-        self.in_device.store(count, Ordering::Relaxed);
+        // Release, partner: `has_stopped`; of a ring without commands nothing is touched any more.
+        self.in_device.store(count, Ordering::Release);
+    }
+
+    /// Publishes that the first command of the queue pair is about to be given to the device. The
+    /// state is to be looked at after this and before the doorbell is rung.
+    #[inline]
+    pub fn publish_first(&self) {
+        // Relaxed: ordered by the fence.
+        self.in_device.store(1, Ordering::Relaxed);
+        // Partner: the fence in `has_stopped`. Either the supervisor sees that there is a command,
+        // or the queue pair sees the halt and does not ring.
+        fence(Ordering::SeqCst);
     }
 
     /// How many commands the device had when it last had none or some.
     pub fn in_device(&self) -> u32 {
-        // Relaxed: see `publish_in_device`.
+        // Relaxed: a hint, see `Supervisor::rest`.
         self.in_device.load(Ordering::Relaxed)
+    }
+
+    /// Whether the queue pair has followed a halt, or need not, as the device has nothing of it: a
+    /// core without I/O in flight looks at nothing, for hours maybe. For the supervisor, after it
+    /// has set the state.
+    pub fn has_stopped(&self, state: State) -> bool {
+        // Partner: the fence in `publish_first`.
+        fence(Ordering::SeqCst);
+        // Acquire, partner: `publish_in_device`.
+        let is_empty = self.in_device.load(Ordering::Acquire) == 0;
+        is_empty || self.has_acknowledged(state)
     }
 
     /// How many commands have completed.

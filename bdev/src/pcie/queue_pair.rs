@@ -143,7 +143,7 @@ impl PcieQueuePair {
         let slots = u8::try_from(owned.place.entries - 1).expect("QUEUE_ENTRIES is 256 at most");
         // Position of the rings as they were left; if the controller was halted since, they are
         // started over when it is back.
-        let ring = Ring::resume(owned.place, owned.position());
+        let ring = Ring::resume(owned.place, owned.position(state));
         owned.acknowledge(state);
         let watch = match cx.network.watch(owned.eventfd.as_fd(), DESCRIPTOR_KEY) {
             Ok(()) => Watch::Polling,
@@ -191,6 +191,31 @@ impl PcieQueuePair {
     /// Writes to doorbell registers so far.
     pub fn doorbell_writes(&self) -> u64 {
         self.ring.doorbell_writes()
+    }
+
+    /// [`QueuePair::wake`] of a core that hears of completions, by whatever way: of those that are
+    /// there, [`PcieQueuePair::has_news`] knows.
+    pub fn wake_when_told(&self) -> Wake {
+        if !self.ended.is_empty() || self.ring.has_unrung() && self.can_send() {
+            return Wake::Now;
+        }
+        if self.commands.in_device() == 0 && self.line.is_empty() {
+            return Wake::Never;
+        }
+        let room = self.commands.next_slot().is_some() && !self.free_bounces.is_empty();
+        let stalled = !self.line.is_empty() && room && self.can_send();
+        if stalled { Wake::Now } else { Wake::At(self.check_at) }
+    }
+
+    /// Whether a completion is there, or the controller is about to be reset, or was.
+    pub fn has_news(&self) -> bool {
+        let has_completion = self.commands.in_device() > 0 && self.ring.has_completion();
+        has_completion && self.can_send() || self.shared.state() != self.state
+    }
+
+    /// Whether entries were written that the doorbell was not rung for.
+    pub fn has_unrung(&self) -> bool {
+        self.ring.has_unrung()
     }
 
     fn port(&self) -> &Port {
@@ -300,7 +325,7 @@ impl PcieQueuePair {
         let deadline = now + self.io_timeout;
         if self.commands.in_device() == 0 {
             self.check_at = deadline;
-            self.port().publish_in_device(1);
+            self.port().publish_first();
             self.shared.call_watch();
         }
         self.commands.begin(io, deadline, bounce, retries)
@@ -385,7 +410,7 @@ impl PcieQueuePair {
     #[cold]
     fn follow(&mut self, state: State) {
         // A reset that began and ended since the last look is not missed: the supervisor waits for
-        // the acknowledgement of the halt.
+        // the acknowledgement of the halt, where the device has something of this queue pair.
         self.state = state;
         match state.phase() {
             Phase::Halted => {}
@@ -402,6 +427,8 @@ impl PcieQueuePair {
 
     /// The queues were made anew; the device has forgotten what it had.
     fn start_over(&mut self) {
+        // The first commands after a rest, during which there was a reset: no reset took them.
+        let is_unsent = self.ring.unrung() >= self.commands.in_device();
         self.ring.restart();
         self.distrusted = false;
         let retry = self.recovery == Recovery::Retry;
@@ -411,7 +438,9 @@ impl PcieQueuePair {
             let (io, retries) = (command.io, command.retries);
             // What was late is tried once more only: it may be the reason for the reset.
             let tries = if command.lateness == Lateness::OnTime { RETRIES_MAX } else { 1 };
-            if command.want == Want::Aborted {
+            if is_unsent && command.want == Want::Kept {
+                line.push_front(Waiting { io, retries: command.retries });
+            } else if command.want == Want::Aborted {
                 ended.push_back(Completion::new(io.token, Status::ABORT_REQUESTED));
             } else if retry && retries < tries {
                 counters.retried += 1;
@@ -565,8 +594,8 @@ impl QueuePair for PcieQueuePair {
         if !self.line.is_empty() && !self.distrusted {
             self.place_line(cx.now());
         }
-        if !self.distrusted {
-            self.ring.ring_tail();
+        if self.ring.has_unrung() {
+            self.flush(cx);
         }
         count
     }
@@ -594,18 +623,9 @@ impl QueuePair for PcieQueuePair {
     }
 
     fn wake(&self) -> Wake {
-        if !self.ended.is_empty() || self.ring.has_unrung() && self.can_send() {
-            return Wake::Now;
-        }
-        if self.commands.in_device() == 0 && self.line.is_empty() {
-            return Wake::Never;
-        }
-        let room = self.commands.next_slot().is_some() && !self.free_bounces.is_empty();
-        let stalled = !self.line.is_empty() && room && self.can_send();
-        match self.watch {
-            Watch::Nobody => Wake::Now,
-            _ if stalled => Wake::Now,
-            Watch::Polling | Watch::Armed => Wake::At(self.check_at),
+        match self.wake_when_told() {
+            Wake::At(_) if self.watch == Watch::Nobody => Wake::Now,
+            wake => wake,
         }
     }
 

@@ -125,6 +125,11 @@ impl Ring {
         self.tail != self.rung_tail
     }
 
+    /// How many entries were written that the doorbell was not rung for.
+    pub fn unrung(&self) -> u32 {
+        u32::from(self.tail.wrapping_sub(self.rung_tail) & self.mask)
+    }
+
     /// Tells the controller of new entries, if there are any.
     #[inline]
     pub fn ring_tail(&mut self) {

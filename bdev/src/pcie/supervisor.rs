@@ -381,13 +381,13 @@ impl Supervisor {
         }
     }
 
-    /// Resets once every core has stopped.
+    /// Resets once every core has stopped that had something in the device.
     fn proceed(&mut self, reason: ResetReason, until: Nanos) {
         let still = self
             .shared
             .ports
             .iter()
-            .all(|port| port.owner() != Owner::QueuePair || port.has_acknowledged(self.state));
+            .all(|port| port.owner() != Owner::QueuePair || port.has_stopped(self.state));
         if !still {
             if self.shared.platform.now() >= until {
                 self.give_up(reason);

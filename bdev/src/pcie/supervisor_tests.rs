@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use reactor::cx::test_context;
 use reactor::{Cx, Nanos};
 
+use super::port::{Owner, Phase, State};
+use super::ring::Position;
 use super::software::{Config, Fault, SoftwareController};
 use super::stepped::Stepped;
 use super::supervisor::EventNews;
-use super::{Controller, ControllerEvent, Options, PcieDevice, ResetReason};
-use crate::io::{Completions, Io, Lba, Token};
+use super::{Controller, ControllerEvent, Options, PcieDevice, Recovery, ResetReason};
+use crate::io::{Completion, Completions, Io, Lba, Token};
 use crate::nvme::log_page::critical_warning;
 use crate::nvme::status::Status;
 use crate::queue_pair::QueuePair;
@@ -67,6 +69,8 @@ fn it_looks_while_io_is_in_the_device_and_rests_when_there_is_none() {
 fn a_core_that_stops_for_a_reset_calls_it() {
     let (mut cx, _) = test_context();
     let mut stepped = Stepped::open(&mut cx, Config::default(), Options::default(), 8);
+    read(&mut stepped, &mut cx);
+    stepped.queue_pair().flush(&mut cx);
     stepped.controller.reset();
     assert!(is_called(&stepped));
     let halt = Nanos::from(Options::default().halt_timeout);
@@ -78,6 +82,69 @@ fn a_core_that_stops_for_a_reset_calls_it() {
     let events: Vec<_> = std::iter::from_fn(|| stepped.controller.take_event()).collect();
     let asked = ControllerEvent::Resetting(ResetReason::Asked);
     assert_eq!(events, [asked, ControllerEvent::Recovered]);
+}
+
+#[test]
+fn a_reset_does_not_wait_for_a_core_that_rests_and_takes_nothing_from_it() {
+    for recovery in [Recovery::Retry, Recovery::Fail] {
+        let (mut cx, _) = test_context();
+        let options = Options { recovery, ..Options::default() };
+        let mut stepped = Stepped::open(&mut cx, Config::default(), options, 8);
+        for _ in 0..3 {
+            read(&mut stepped, &mut cx);
+            let ended = stepped.drain(&mut cx, 20);
+            assert_eq!(ended, [Completion::new(Token(1), Status::SUCCESS)]);
+            // Nobody polls meanwhile.
+            stepped.controller.reset();
+            serve(&stepped);
+            let events: Vec<_> = std::iter::from_fn(|| stepped.controller.take_event()).collect();
+            let asked = ControllerEvent::Resetting(ResetReason::Asked);
+            assert_eq!(events, [asked, ControllerEvent::Recovered]);
+        }
+        assert_eq!(stepped.queue_pair().counters().retried, 0);
+        assert_eq!(stepped.software.violations(), [""; 0]);
+    }
+}
+
+#[test]
+fn io_that_begins_while_a_controller_is_halted_waits_for_its_end() {
+    let (mut cx, _) = test_context();
+    let mut stepped = Stepped::open(&mut cx, Config::default(), Options::default(), 8);
+    let device = PcieDevice::new("other".into(), stepped.controller.clone(), 1).unwrap();
+    let mut resting = device.open(&mut cx, 8).unwrap();
+    read(&mut stepped, &mut cx);
+    stepped.queue_pair().flush(&mut cx);
+    stepped.controller.reset();
+    serve(&stepped);
+    let buffer = cx.dma.take(4096).unwrap();
+    let segment = buffer.segment(4096);
+    cx.dma.give(buffer);
+    resting.submit(&mut cx, Io::read(Lba(0), 8, segment, Token(2))).unwrap();
+    resting.flush(&mut cx);
+    assert_eq!(resting.doorbell_writes(), 0, "none is rung on a controller that is halted");
+    assert_eq!(stepped.drain(&mut cx, 20).len(), 1);
+    let mut completions = Completions::new();
+    for _ in 0..20 {
+        resting.flush(&mut cx);
+        stepped.step();
+        resting.poll(&mut cx, &mut completions);
+    }
+    assert_eq!(completions.as_slice(), [Completion::new(Token(2), Status::SUCCESS)]);
+}
+
+#[test]
+fn a_queue_that_is_left_by_who_did_not_see_a_reset_begins_anew() {
+    let (mut cx, _) = test_context();
+    let mut stepped = Stepped::open(&mut cx, Config::default(), Options::default(), 8);
+    let port = &stepped.controller.shared().ports[0];
+    let (seen, halted) = (State::FIRST, State::FIRST.then(Phase::Halted));
+    port.acknowledge(seen);
+    port.leave(Owner::QueuePair, Position { tail: 5, head: 5, phase: 1 });
+    assert_eq!(port.position(seen).tail, 5);
+    assert_eq!(port.position(halted.then(Phase::Live)), Position::START);
+    port.leave(Owner::QueuePair, Position::START);
+    read(&mut stepped, &mut cx);
+    assert_eq!(stepped.drain(&mut cx, 20).len(), 1);
 }
 
 #[test]

@@ -224,6 +224,7 @@ impl Core {
             return Err(Status::INVALID_QUEUE_ID);
         }
         self.commands.retain(|command| command.queue != queue);
+        self.abandon(Some(queue));
         self.ended.retain(|ended| ended.queue != queue);
         self.clear_doorbell(2 * u32::from(queue));
         Ok(0)
@@ -248,8 +249,11 @@ impl Core {
             let named = one.queue == queue && one.entry.command_id.get() == id;
             named && one.fault != Some(Fault::StuckForGood)
         });
-        let Some(index) = found else { return 1 };
-        let mut command = self.commands.remove(index);
+        let taken = match found {
+            Some(index) => Some(self.commands.remove(index)),
+            None => self.abandon_one(queue, id),
+        };
+        let Some(mut command) = taken else { return 1 };
         command.fault = None;
         self.counts.aborted += 1;
         self.end(&command, Status::ABORT_REQUESTED, 0);

@@ -10,6 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::faults::Fault;
 use super::host::{Host, Unmapped};
+use super::medium::Medium;
 use super::{Config, Order};
 use crate::nvme::command::{SUBMISSION_ENTRY_BYTES, SubmissionEntry};
 use crate::nvme::completion::COMPLETION_ENTRY_BYTES;
@@ -71,7 +72,7 @@ pub(super) struct CompletionQueue {
 }
 
 /// A command that was fetched and has not ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Command {
     pub(super) queue: u16,
     pub(super) entry: SubmissionEntry,
@@ -121,6 +122,11 @@ pub(super) struct Core {
     pub(super) completion: BTreeMap<u16, CompletionQueue>,
     pub(super) commands: Vec<Command>,
     pub(super) ended: VecDeque<Ended>,
+    /// Keeps the blocks, where the controller does not.
+    pub(super) medium: Option<Box<dyn Medium>>,
+    /// What the medium has, by its names.
+    pub(super) at_medium: BTreeMap<u64, Command>,
+    pub(super) names: u64,
     pub(super) event_requests: Vec<u16>,
     pub(super) events: VecDeque<u32>,
     pub(super) critical_warning: u8,
@@ -146,11 +152,12 @@ pub(super) fn fire(eventfd: RawFd) {
 }
 
 impl Core {
-    pub(super) fn new(config: Config) -> Core {
+    pub(super) fn new(config: Config, medium: Option<Box<dyn Medium>>) -> Core {
         let count = BAR_BYTES as usize / 4;
         let registers: Arc<[AtomicU32]> = (0..count).map(|_| AtomicU32::new(0)).collect();
         let data = |one: &super::NamespaceConfig| {
             let bytes = usize::try_from(one.blocks).expect("small") * one.block_bytes as usize;
+            let bytes = if medium.is_some() { 0 } else { bytes };
             Namespace { config: *one, data: vec![0; bytes] }
         };
         let core = Core {
@@ -168,6 +175,9 @@ impl Core {
             completion: BTreeMap::new(),
             commands: Vec::new(),
             ended: VecDeque::new(),
+            medium,
+            at_medium: BTreeMap::new(),
+            names: 0,
             event_requests: Vec::new(),
             events: VecDeque::new(),
             critical_warning: 0,
@@ -228,6 +238,7 @@ impl Core {
         match fault {
             Fault::Gone => {
                 self.gone = true;
+                self.abandon(None);
                 for register in self.registers.iter() {
                     register.store(u32::MAX, Ordering::Release);
                 }
@@ -261,6 +272,7 @@ impl Core {
         self.submission.clear();
         self.completion.clear();
         self.commands.clear();
+        self.abandon(None);
         self.ended.clear();
         self.event_requests.clear();
         self.shadow = None;
@@ -340,6 +352,7 @@ impl Core {
             busy |= self.fetch(queue);
         }
         busy |= self.execute();
+        busy |= self.take_from_medium();
         self.tell_events();
         busy | self.post()
     }
@@ -430,6 +443,7 @@ impl Core {
     fn execute_io(&mut self, command: &Command) {
         let ended = match command.fault {
             Some(Fault::Status(status)) => (status, 0),
+            _ if self.medium.is_some() => return self.begin_at_medium(command),
             fault => {
                 let done = self.io(&command.entry);
                 match fault {

@@ -103,7 +103,12 @@ impl Core {
         self.bytes(namespace, entry.starting_lba(), u64::from(entry.block_count()))
     }
 
-    fn bytes(&self, namespace: usize, lba: u64, blocks: u64) -> Result<(usize, usize), Status> {
+    pub(super) fn bytes(
+        &self,
+        namespace: usize,
+        lba: u64,
+        blocks: u64,
+    ) -> Result<(usize, usize), Status> {
         let config = &self.namespaces[namespace].config;
         let end = lba.checked_add(blocks).ok_or(Status::LBA_OUT_OF_RANGE)?;
         if end > config.blocks {
@@ -113,7 +118,7 @@ impl Core {
         Ok((lba as usize * size, blocks as usize * size))
     }
 
-    fn transfer_limit(&self, len: usize) -> Result<(), Status> {
+    pub(super) fn transfer_limit(&self, len: usize) -> Result<(), Status> {
         within(len, self.config.transfer_shift)
     }
 

@@ -8,7 +8,7 @@
 //! misbehaves when told to ([`faults`]).
 //!
 //! [`host`] is the driver's memory as the device reaches it: only what was mapped, at addresses
-//! that are not the process's own. [`core`] has the registers and queues, [`admin`] and [`io`] the
+//! that are not the process's own; its blocks are its own, or a [`Medium`]'s. [`core`] has the registers and queues, [`admin`] and [`io`] the
 //! commands, [`platform`] the seam that the driver holds.
 
 mod admin;
@@ -16,11 +16,13 @@ mod core;
 pub mod faults;
 mod host;
 mod io;
+mod medium;
 mod platform;
 mod runner;
 
 pub use core::Counts;
 pub use faults::Fault;
+pub use medium::{Medium, MediumCommand, MediumEnd};
 pub use platform::SoftwareController;
 pub use runner::Runner;
 

@@ -17,6 +17,7 @@ use reactor::random::Random;
 use super::Config;
 use super::core::{BAR_BYTES, Core, Counts, Mutator};
 use super::faults::Fault;
+use super::medium::Medium;
 use crate::nvme::async_event::AsyncEvent;
 use crate::nvme::log_page::AnaState;
 use crate::pcie::bar::Bar;
@@ -43,7 +44,16 @@ struct Inner {
 impl SoftwareController {
     /// A controller that is not enabled.
     pub fn new(config: Config) -> SoftwareController {
-        let core = Core::new(config);
+        SoftwareController::of(Core::new(config, None))
+    }
+
+    /// The same, whose one namespace's blocks are kept by a medium.
+    pub fn over(config: Config, medium: Box<dyn Medium>) -> SoftwareController {
+        assert_eq!(config.namespaces.len(), 1, "a medium is of one namespace");
+        SoftwareController::of(Core::new(config, Some(medium)))
+    }
+
+    fn of(core: Core) -> SoftwareController {
         let registers = core.registers.clone();
         let base = NonNull::from(&registers[0]).cast::<u8>();
         // SAFETY: the registers are kept by `core`, and that by every clone of the controller, for
@@ -144,6 +154,13 @@ impl SoftwareController {
     pub fn is_held(&self) -> bool {
         // Acquire, partner: the release in `surrender`.
         !self.inner.surrendered.load(Ordering::Acquire)
+    }
+
+    /// Moves the clock of control threads to this time, unless it is later already: they have
+    /// waited.
+    pub fn follow_clock(&self, now: Nanos) {
+        // Relaxed: a number and nothing else.
+        self.inner.now_ns.fetch_max(now.0, Ordering::Relaxed);
     }
 
     /// Moves the clock of control threads.
