@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use reactor::dma::Region;
+use uuid::Uuid;
 
 use super::address;
 use super::controller::Controller;
@@ -14,6 +15,9 @@ use super::error::PcieError;
 use super::options::{Options, QUEUES_MAX};
 use super::vfio::Vfio;
 use crate::uri::{PciAddress, PcieUri};
+
+/// Identifies the machine for as long as it is installed (machine-id(5)).
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// Controllers that are attached, or were.
 static ATTACHED: Mutex<Vec<(PciAddress, Weak<Controller>)>> = Mutex::new(Vec::new());
@@ -26,9 +30,18 @@ static ATTACHED: Mutex<Vec<(PciAddress, Weak<Controller>)>> = Mutex::new(Vec::ne
 pub fn open(uri: &PcieUri) -> Result<PcieDevice, PcieError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let queues = u16::try_from(cores).unwrap_or(QUEUES_MAX).clamp(1, QUEUES_MAX);
-    let controller = attach(uri.address, Options { queues, ..Options::default() })?;
+    let host_id = host_id(Path::new(MACHINE_ID));
+    let controller = attach(uri.address, Options { queues, host_id, ..Options::default() })?;
     let device = PcieDevice::new(uri.name(), controller, uri.namespace)?;
     Ok(device.with_recovery(uri.recovery))
+}
+
+/// Who this machine is, as it is towards drives that keep reservations; nothing where it does not
+/// say.
+fn host_id(file: &Path) -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let id = Uuid::parse_str(text.trim()).ok()?;
+    (!id.is_nil()).then(|| id.into_bytes())
 }
 
 fn attach(address: PciAddress, options: Options) -> Result<Arc<Controller>, PcieError> {

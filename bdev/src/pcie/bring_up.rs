@@ -227,6 +227,35 @@ pub fn negotiate_queues(
     Ok(u16::try_from(granted).expect("no more than were wanted"))
 }
 
+/// Tells the controller who this host is, if it keeps reservations; whether it knows it then.
+///
+/// # Errors
+///
+/// It does not answer.
+pub fn tell_host(
+    platform: &dyn Platform,
+    admin: &mut AdminQueue,
+    controller: &ControllerIdentity,
+    host_id: Option<[u8; 16]>,
+) -> Result<bool, PcieError> {
+    let Some(host_id) = host_id.filter(|_| controller.keeps_reservations()) else {
+        return Ok(false);
+    };
+    let view = admin.view();
+    view.zero(layout::ADMIN_DATA, host_id.len());
+    let len = if controller.long_host_ids { host_id.len() } else { host_id.len() / 2 };
+    view.write(layout::ADMIN_DATA, &host_id[..len]);
+    // EXHID (NVMe Base 2.0 figure 331).
+    let is_long = u32::from(controller.long_host_ids);
+    let entry = SubmissionEntry::set_feature(0, feature::HOST_IDENTIFIER, is_long);
+    let entry = entry.with_prp([view.address(layout::ADMIN_DATA), 0]);
+    match admin.execute(platform, AdminOpcode::SetFeatures, entry) {
+        Ok(_) => Ok(true),
+        Err(PcieError::Admin { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the completions of a queue raise its vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupts {

@@ -34,6 +34,8 @@ pub struct Controller {
     attached: Attached,
     /// Why namespaces that are there cannot be used.
     unusable: Vec<PcieError>,
+    /// It keeps reservations and has taken the identifier of this host.
+    is_host_known: bool,
     thread: Option<Thread>,
 }
 
@@ -93,7 +95,10 @@ impl Controller {
         let (usable, unusable): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
         let namespaces = usable.into_iter().flatten().collect();
         let unusable = unusable.into_iter().filter_map(Result::err).collect();
-        let wanted = options.queues.clamp(1, QUEUES_MAX);
+        let is_host_known =
+            bring_up::tell_host(&*platform, &mut admin, &identity, options.host_id)?;
+        // One more for reservation commands, which are of I/O queues.
+        let wanted = options.queues.clamp(1, QUEUES_MAX) + u16::from(is_host_known);
         let queues = bring_up::negotiate_queues(&*platform, &mut admin, wanted)?;
         let has_shadow = identity.shadow_doorbells;
         let mut ports = Vec::with_capacity(usize::from(queues));
@@ -115,7 +120,7 @@ impl Controller {
             })?;
         let shared = Arc::new(shared);
         let supervisor = Supervisor::new(shared.clone(), bar, admin, attached.clone());
-        Ok((Controller { shared, attached, unusable, thread: None }, supervisor))
+        Ok((Controller { shared, attached, unusable, is_host_known, thread: None }, supervisor))
     }
 
     /// What an operator calls it.
@@ -154,9 +159,14 @@ impl Controller {
         Err(PcieError::NoNamespace { namespace: id, there })
     }
 
-    /// Number of its I/O queue pairs.
+    /// Whether it keeps reservations and knows this host.
+    pub fn is_host_known(&self) -> bool {
+        self.is_host_known
+    }
+
+    /// Number of its I/O queue pairs for cores.
     pub fn queues(&self) -> usize {
-        self.shared.ports.len()
+        self.shared.core_ports().len()
     }
 
     /// Whether it looks at doorbells in memory.

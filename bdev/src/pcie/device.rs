@@ -14,8 +14,11 @@ use super::event::EventCounts;
 use super::identity::Namespace;
 use super::options::Recovery;
 use super::queue_pair::{PcieQueuePair, Use};
+use super::reserve::PcieReservations;
 use crate::device::{BlockDevice, Geometry, Limits, OpenError};
 use crate::queue_pair::QueuePair;
+use crate::reservation::DeviceReservations;
+use crate::reservation::device::Abilities;
 
 /// A namespace of a local drive.
 #[derive(Debug)]
@@ -67,8 +70,8 @@ impl PcieDevice {
             )));
         }
         shared.regions.add(&*shared.platform, cx.dma.region()).map_err(refuse)?;
-        let Some(port) = shared.ports.iter().position(|port| port.take()) else {
-            let count = shared.ports.len();
+        let Some(port) = shared.core_ports().iter().position(|port| port.take()) else {
+            let count = shared.core_ports().len();
             let text = format!("all {count} I/O queues of the controller are in use");
             return Err(refuse(std::io::Error::new(std::io::ErrorKind::ResourceBusy, text)));
         };
@@ -105,6 +108,15 @@ impl BlockDevice for PcieDevice {
 
     fn uuid(&self) -> Option<Uuid> {
         self.namespace.uuid
+    }
+
+    fn reservations(&self) -> Option<Arc<dyn DeviceReservations>> {
+        let abilities = Abilities(self.namespace.reservations);
+        if abilities == Abilities::default() || !self.controller.is_host_known() {
+            return None;
+        }
+        let (controller, namespace) = (self.controller.clone(), self.namespace.id);
+        Some(Arc::new(PcieReservations::new(controller, namespace, abilities)))
     }
 
     fn open_queue_pair(&self, cx: &mut Cx, depth: u32) -> Result<Box<dyn QueuePair>, OpenError> {

@@ -17,6 +17,9 @@ use crate::nvme::identify::{
 };
 use crate::nvme::nvm_command::BLOCKS_MAX;
 
+/// CTRATT: host identifiers of 128 bits.
+const LONG_HOST_IDS: u32 = 1;
+
 /// OACS: Doorbell Buffer Config is supported.
 const SHADOW_DOORBELLS: u16 = 1 << 8;
 
@@ -59,6 +62,8 @@ pub struct ControllerIdentity {
     pub event_requests: u8,
     /// Optional events (OAES).
     pub events: u32,
+    /// It takes host identifiers of 128 bits; of 64 otherwise.
+    pub long_host_ids: bool,
     /// It tells how it reaches groups of namespaces (ANA).
     pub reports_access: bool,
     /// Namespace identifiers go up to this.
@@ -112,10 +117,16 @@ impl ControllerIdentity {
             atomic_blocks: u32::from(data.atomic_write_power_fail.get()) + 1,
             event_requests: data.async_event_limit.saturating_add(1),
             events: data.async_events.get(),
+            long_host_ids: data.attributes.get() & LONG_HOST_IDS != 0,
             reports_access: data.multi_path & controller_field::ANA_REPORTING != 0,
             namespace_count: data.namespace_count.get(),
             shutdown_us: data.entry_latency_us.get(),
         })
+    }
+
+    /// Whether it has the commands of reservations.
+    pub fn keeps_reservations(&self) -> bool {
+        self.nvm_commands & controller_field::RESERVATIONS != 0
     }
 
     /// Takes what Identify Controller of the NVM command set adds, where there is that.
@@ -140,6 +151,8 @@ pub struct Namespace {
     pub unmapping: Unmapping,
     /// Its identity, when it has one.
     pub uuid: Option<Uuid>,
+    /// Reservations that it keeps (RESCAP); 0 where it keeps none.
+    pub reservations: u8,
     limits: Limits,
 }
 
@@ -178,7 +191,8 @@ impl Namespace {
         };
         let uuid = descriptors.and_then(identity).or_else(|| nguid(data));
         let limits = limits(controller, data, geometry.block_bytes, unmapping);
-        Ok(Namespace { id, geometry, unmapping, uuid, limits })
+        let reservations = if controller.keeps_reservations() { data.reservations } else { 0 };
+        Ok(Namespace { id, geometry, unmapping, uuid, reservations, limits })
     }
 
     /// What a command of it may be like.

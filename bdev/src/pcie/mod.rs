@@ -10,6 +10,7 @@
 //!   none of an I/O's steps.
 //! * [`admin`] sends one admin command at a time; [`bring_up`] takes a controller from reset to
 //!   ready with its I/O queues made; [`identity`] is what it said of itself, validated.
+//! * `reserve` sends reservation commands for whoever fences other hosts off.
 //! * [`supervisor`] has a control thread for each controller: it owns the admin queue, takes events
 //!   (errors, health, removal), aborts what is late and resets what hangs. Nothing of an I/O goes
 //!   through it.
@@ -23,8 +24,8 @@
 //! every open queue pair first says that it has stopped; or *dead*. After a halt a queue pair
 //! starts over with empty rings and what it had in flight is sent again, or failed, as the
 //! [`Options`] say; one with nothing in flight is not waited for, and starts over when it next has.
-//! Nothing in flight is given back before the device can no longer reach its
-//! memory: the controller was seen disabled, or its IOMMU mappings are gone.
+//! Nothing in flight is given back before the device can no longer reach its memory: the controller
+//! was seen disabled, or its IOMMU mappings are gone.
 //!
 //! Sleep. A queue's vector has no eventfd while its core polls, so the kernel takes no interrupt;
 //! `arm` gives it one, looks at the ring once more, and the first poll after takes it away again.
@@ -65,6 +66,9 @@ pub mod queue_pair;
 #[cfg(test)]
 mod region_tests;
 mod regions;
+mod reserve;
+#[cfg(test)]
+mod reserve_tests;
 mod ring;
 mod sigbus;
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub struct Options {
     pub health_interval: Duration,
     /// What becomes of I/O in flight at a reset, where a device does not say it of its own.
     pub recovery: Recovery,
+    /// Who this host is towards drives that keep reservations; without it they are not used.
+    pub host_id: Option<[u8; 16]>,
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             halt_timeout: Duration::from_secs(5),
             health_interval: Duration::from_secs(1),
             recovery: Recovery::Retry,
+            host_id: None,
         }
     }
 }

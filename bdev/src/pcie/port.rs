@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::event::{ControllerEvent, Events};
@@ -16,6 +17,7 @@ use super::memory::QueueMemory;
 use super::options::Options;
 use super::platform::Platform;
 use super::regions::Regions;
+use super::reserve::{REQUESTS_MAX, Wanted};
 use super::ring::{Place, Position};
 
 /// Whether I/O may flow.
@@ -311,6 +313,8 @@ pub struct Shared {
     pub platform: Arc<dyn Platform>,
     /// Memory that the device knows.
     pub regions: Regions,
+    /// Requests about reservations that wait for the supervisor.
+    pub wanted: ArrayQueue<Wanted>,
     /// What happened to it.
     pub events: Events,
     /// Its I/O queue pairs.
@@ -340,6 +344,7 @@ impl Shared {
             options,
             platform,
             regions: Regions::default(),
+            wanted: ArrayQueue::new(REQUESTS_MAX),
             events: Events::default(),
             ports,
             state: AtomicU64::new(State::FIRST.0),
@@ -347,6 +352,12 @@ impl Shared {
             reset: AtomicU32::new(0),
             doorbell: eventfd()?,
         })
+    }
+
+    /// The ports that cores may take: one more may be the supervisor's.
+    pub fn core_ports(&self) -> &[Port] {
+        let count = usize::from(self.options.queues.max(1)).min(self.ports.len());
+        &self.ports[..count]
     }
 
     /// Whether I/O may flow.

@@ -24,6 +24,7 @@ use super::identity::{ControllerIdentity, Namespace, ShadowDoorbells};
 use super::layout;
 use super::options::RESETS_MAX;
 use super::port::{Owner, Phase, Shared, State, Watch, Wish};
+use super::reserve::{self, Wanted};
 use super::ring::Position;
 use crate::nvme::admin_command::GetLogPage;
 use crate::nvme::async_event::AsyncEvent;
@@ -129,7 +130,11 @@ impl Supervisor {
             // The cores' acknowledgements call it.
             Mode::Halting(_, until) => Some(until.since(self.shared.platform.now())),
             Mode::Running => self.rest(),
-            Mode::Dead => None,
+            Mode::Dead => {
+                // They are answered by being dropped.
+                while self.shared.wanted.pop().is_some() {}
+                None
+            }
         }
     }
 
@@ -196,6 +201,17 @@ impl Supervisor {
             if self.mode != Mode::Running {
                 return Ok(());
             }
+        }
+        self.reserve()
+    }
+
+    /// Carries out what is wanted of reservations.
+    fn reserve(&mut self) -> Result<(), PcieError> {
+        while let Some(Wanted { namespace, request, reply }) = self.shared.wanted.pop() {
+            let bar = self.bar;
+            let is_alive = move || check_alive(bar).map(|_| ());
+            let asked = (namespace, request);
+            reply.send(reserve::carry_out(&self.shared, self.state, asked, is_alive)?);
         }
         Ok(())
     }
@@ -437,6 +453,8 @@ impl Supervisor {
         if !self.attached.namespaces.iter().all(|one| found.contains(one)) {
             return Err(PcieError::Changed("its namespaces"));
         }
+        let host_id = self.shared.options.host_id;
+        bring_up::tell_host(&*platform, &mut self.admin, &identity, host_id)?;
         let ports = u16::try_from(self.shared.ports.len()).expect("there are few queues");
         if bring_up::negotiate_queues(&*platform, &mut self.admin, ports)? < ports {
             return Err(PcieError::Changed("its number of queues"));

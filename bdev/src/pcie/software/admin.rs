@@ -20,6 +20,8 @@ use crate::nvme::status::Status;
 
 /// OACS: Doorbell Buffer Config.
 const SHADOW_DOORBELLS: u16 = 1 << 8;
+/// CTRATT: host identifiers of 128 bits.
+const LONG_HOST_IDS: u32 = 1;
 /// Event requests that may wait, 0's based.
 const EVENT_LIMIT: u8 = 3;
 
@@ -136,6 +138,11 @@ impl Core {
                     | controller_field::DATASET_MANAGEMENT,
             );
         }
+        if self.config.reservations == Feature::Present {
+            let commands = data.nvm_commands.get() | controller_field::RESERVATIONS;
+            data.nvm_commands = U16::new(commands);
+            data.attributes = U32::new(LONG_HOST_IDS);
+        }
         if self.config.write_cache == Feature::Present {
             data.volatile_write_cache = controller_field::WRITE_CACHE_PRESENT;
         }
@@ -152,6 +159,9 @@ impl Core {
             data.deallocate =
                 namespace_field::DEALLOCATED_READS_ZERO | namespace_field::WRITE_ZEROES_DEALLOCATES;
         }
+        if self.config.reservations == Feature::Present {
+            data.reservations = namespace_field::ALL_RESERVATION_TYPES;
+        }
         data.lba_format[0] = LbaFormat {
             data_shift: config.block_bytes.trailing_zeros() as u8,
             ..LbaFormat::default()
@@ -167,6 +177,11 @@ impl Core {
                 Ok(granted | granted << 16)
             }
             feature::ASYNC_EVENT_CONFIGURATION => Ok(0),
+            feature::HOST_IDENTIFIER if self.config.reservations == Feature::Present => {
+                let id = self.read_host(entry.prp(), 16)?;
+                self.host_id.copy_from_slice(&id);
+                Ok(0)
+            }
             _ => Err(Status::INVALID_FIELD),
         }
     }

@@ -21,6 +21,7 @@ use crate::nvme::register::{
     DOORBELL_OFFSET, STATUS_OFFSET, ShutdownRequest, ShutdownStatus, VERSION_OFFSET, Version,
 };
 use crate::nvme::status::Status;
+use crate::reservation::{Persistence, Reservations};
 
 /// Length of the BAR: registers, and doorbells of 512 queues.
 pub(super) const BAR_BYTES: u32 = 0x2000;
@@ -130,6 +131,9 @@ pub(super) struct Core {
     pub(super) event_requests: Vec<u16>,
     pub(super) events: VecDeque<u32>,
     pub(super) critical_warning: u8,
+    /// Of its first namespace, and who the driver's host says it is.
+    pub(super) reservations: Reservations,
+    pub(super) host_id: [u8; 16],
     /// State of each ANA group; none where it does not report them.
     pub(super) access: Vec<(u32, AnaState)>,
     pub(super) shadow: Option<[u64; 2]>,
@@ -181,6 +185,8 @@ impl Core {
             event_requests: Vec::new(),
             events: VecDeque::new(),
             critical_warning: 0,
+            reservations: Reservations::new(Persistence::Off),
+            host_id: [0; 16],
             shadow: None,
             faults: VecDeque::new(),
             mutator: None,
@@ -276,6 +282,7 @@ impl Core {
         self.ended.clear();
         self.event_requests.clear();
         self.shadow = None;
+        self.host_id = [0; 16];
         self.ready_in = None;
         self.fallen = false;
         for offset in (DOORBELL_OFFSET..BAR_BYTES).step_by(4) {
@@ -443,6 +450,10 @@ impl Core {
     fn execute_io(&mut self, command: &Command) {
         let ended = match command.fault {
             Some(Fault::Status(status)) => (status, 0),
+            _ if let Some(done) = self.reserve(&command.entry) => match done {
+                Ok(()) => (Status::SUCCESS, 0),
+                Err(status) => (status, 0),
+            },
             _ if self.medium.is_some() => return self.begin_at_medium(command),
             fault => {
                 let done = self.io(&command.entry);

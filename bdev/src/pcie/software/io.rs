@@ -36,6 +36,7 @@ impl Core {
         }
         let optional = self.config.optional_commands == super::Feature::Present;
         let namespace = self.namespace_index(entry.namespace_id.get())?;
+        self.may(opcode)?;
         match opcode {
             NvmOpcode::Flush => {
                 self.counts.flushes += 1;

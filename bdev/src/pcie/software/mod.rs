@@ -8,7 +8,8 @@
 //! misbehaves when told to ([`faults`]).
 //!
 //! [`host`] is the driver's memory as the device reaches it: only what was mapped, at addresses
-//! that are not the process's own; its blocks are its own, or a [`Medium`]'s. [`core`] has the registers and queues, [`admin`] and [`io`] the
+//! that are not the process's own; its blocks are its own, or a [`Medium`]'s.
+//! [`core`] has the registers and queues, [`admin`] and [`io`] the
 //! commands, [`platform`] the seam that the driver holds.
 
 mod admin;
@@ -18,6 +19,7 @@ mod host;
 mod io;
 mod medium;
 mod platform;
+mod reserve;
 mod runner;
 
 pub use core::Counts;
@@ -80,6 +82,8 @@ pub struct Config {
     pub optional_commands: Feature,
     /// Write Zeroes deallocates, and what is deallocated reads as zeroes.
     pub zeroing_unmap: Feature,
+    /// Reservations of its first namespace.
+    pub reservations: Feature,
     /// ANA groups and how it reaches them; none where it does not report that.
     pub access: Vec<(u32, AnaState)>,
     /// Interrupt vectors.
@@ -102,6 +106,7 @@ impl Default for Config {
             write_cache: Feature::Present,
             optional_commands: Feature::Present,
             zeroing_unmap: Feature::Present,
+            reservations: Feature::Absent,
             access: Vec::new(),
             vectors: 8,
             ready_steps: 2,

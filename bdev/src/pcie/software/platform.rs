@@ -20,8 +20,10 @@ use super::faults::Fault;
 use super::medium::Medium;
 use crate::nvme::async_event::AsyncEvent;
 use crate::nvme::log_page::AnaState;
+use crate::nvme::status::Status;
 use crate::pcie::bar::Bar;
 use crate::pcie::platform::{Mapping, Notify, Platform};
+use crate::reservation::{Command, RegistrantId};
 
 /// How far a pause moves the clock of control threads.
 const PAUSE: Nanos = Nanos::from_micros(100);
@@ -118,6 +120,16 @@ impl SoftwareController {
         let mut core = self.core();
         core.access.iter_mut().filter(|(id, _)| *id == group).for_each(|one| one.1 = state);
         core.events.push_back(AsyncEvent::AnaChanged.result());
+    }
+
+    /// Another host does something about reservations.
+    ///
+    /// # Errors
+    ///
+    /// As the host would be answered.
+    pub fn reserve_as(&self, host_id: [u8; 16], command: Command) -> Result<(), Status> {
+        let id = RegistrantId::nvme(host_id).ok_or(Status::INVALID_FIELD)?;
+        self.core().change_as(id, command)
     }
 
     /// Tells of an event.
