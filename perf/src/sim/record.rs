@@ -94,7 +94,7 @@ impl Line {
 }
 
 fn away() -> RecordError {
-    RecordError::Io(io::ErrorKind::TimedOut.into())
+    RecordError::Io { place: String::from("the record"), source: io::ErrorKind::TimedOut.into() }
 }
 
 impl Record for Line {

@@ -150,7 +150,7 @@ impl Volume {
             Operation::Flush => {
                 self.registers.values_mut().for_each(|register| register.flushed(io.began));
             }
-            Operation::Write | Operation::WriteZeroes | Operation::Unmap => {}
+            Operation::Write | Operation::WriteZeroes | Operation::Unmap | Operation::Verify => {}
         }
         Ok(())
     }
