@@ -2,9 +2,9 @@
 //! that is shared out by its firmware.
 //!
 //! Asked for on any thread; the supervisor of the controller sends the commands, one at a time,
-//! over an I/O queue that no core has, and waits for each. A controller that has reservations is asked
-//! for one queue more than the cores need, so there is one, unless it grants none. NVMe Base 2.0
-//! sections 7.2 to 7.5 and 8.19; the host identifier is a feature (section 5.27.1.25).
+//! over an I/O queue that no core has, and waits for each. A controller that has reservations is
+//! asked for one queue more than the cores need, so there is one, unless it grants none. NVMe Base
+//! 2.0 sections 7.2 to 7.5 and 8.19; the host identifier is a feature (section 5.27.1.25).
 
 use std::sync::Arc;
 
