@@ -6,6 +6,7 @@ use super::walks::PAIR;
 use super::world::{Config, World, child};
 use crate::child::ChildSet;
 use crate::intent::RegionIndex;
+use crate::truth::label::Missing;
 use crate::truth::owner::{Progress, Request};
 use crate::truth::planted::{self, Bug};
 use crate::truth::quorum::Voter;
@@ -132,6 +133,34 @@ fn a_copy_waits_for_its_mark_on_the_receiver() {
     assert_eq!(world.nexuses[1].owner.copies(REGION), ChildSet::only(child(1)));
     world.apply(&Event::Copy(1, child(1), REGION)).unwrap();
     assert!(world.nexuses[1].owner.is_equal(REGION));
+}
+
+/// The owner died when the page of marks was durable, and that of what R2 lacks was not.
+#[test]
+fn a_mark_that_no_map_of_an_absent_replica_has_is_copied_all_the_same() {
+    planted::plant(None);
+    let mut world = World::new(Config { replicas: 3, members: 3, ..PAIR });
+    world.apply(&Event::GiveUp(0, child(2))).unwrap();
+    world.run_all(0);
+    let label = &mut world.replicas[0].label;
+    let lacks_nothing = |missing: &Missing| missing.lacks.is_empty();
+    assert!(label.missing.iter().flatten().all(lacks_nothing), "it was left out before the mark");
+    label.dirty.insert(REGION);
+    world.apply(&Event::Start(1)).unwrap();
+    for index in 0..2 {
+        world.run(1, replica(index));
+    }
+    world.apply(&Event::Open(1)).unwrap();
+    while world.nexuses[1].owner.is_changing() {
+        let voter = world.asks(1)[0];
+        world.run(1, voter);
+    }
+    world.run_all(1);
+    assert_eq!(world.nexuses[1].owner.copies(REGION), ChildSet::only(child(1)));
+    for index in 0..2 {
+        let mut missing = world.replicas[index].label.missing.iter().flatten();
+        assert!(missing.all(|missing| missing.lacks.contains(REGION)), "R2 lacks it as well");
+    }
 }
 
 #[test]

@@ -91,6 +91,7 @@ impl Reign {
                 .for_each(|missing| reign.know_missing(registry, missing));
         }
         reign.missing.retain(|child, _| !plan.in_sync.intersection(plan.members).contains(*child));
+        reign.complete_missing();
         for child in plan.in_sync.iter().filter(|child| *child != source) {
             reign.to_copy[child.get()] = reign.dirty.clone();
         }
@@ -131,6 +132,17 @@ impl Reign {
         let known = self.missing.entry(child).or_insert_with(|| missing.clone());
         known.lacks.unite(&missing.lacks);
         known.in_sync_epoch = known.in_sync_epoch.max(missing.in_sync_epoch);
+    }
+
+    /// Whoever is absent lacks at least what is dirty (rule 13), also where labels do not say so:
+    /// their pages become durable one by one, so an owner that died on the way, or a damaged page,
+    /// leaves a mark without its bits in the other maps.
+    fn complete_missing(&mut self) {
+        if planted::is(Bug::MissingEmpty) {
+            return;
+        }
+        let Reign { dirty, missing, .. } = self;
+        missing.values_mut().for_each(|missing| missing.lacks.unite(dirty));
     }
 
     /// These lack from here on at least what is dirty. Whoever has been away longest makes room.
