@@ -113,7 +113,7 @@ impl Process {
         Process::start_with(disks, settings())
     }
 
-    fn start_with(disks: &[Arc<VolatileDisk>], settings: TrackedConfig) -> Process {
+    pub(super) fn start_with(disks: &[Arc<VolatileDisk>], settings: TrackedConfig) -> Process {
         let children = disks.iter().enumerate().map(|(at, disk)| child_config(at, disk));
         Process::start_over(children.collect(), settings)
     }

@@ -107,9 +107,9 @@ impl Clerk {
         self.asked_at.is_none() && self.stale == 0
     }
 
-    /// Something is under way, or is to be tried again by now.
+    /// Something is under way, given up or not, or is to be tried again by now.
     pub fn is_busy(&self, now: Nanos) -> bool {
-        self.asked_at.is_some() || self.retry_at.is_some_and(|at| at <= now)
+        !self.is_free() || self.retry_at.is_some_and(|at| at <= now)
     }
 
     pub fn claim(&mut self, now: Nanos, promise: Promise) {

@@ -447,7 +447,11 @@ impl Tracked {
             self.is_stale = true;
             self.owner.iter_mut().for_each(Owner::record_back);
         }
-        let Some((answer, asked_at)) = clerk.poll(cx.now()) else { return };
+        let was_free = clerk.is_free();
+        let said = clerk.poll(cx.now());
+        // Also after an answer that came too late: it may be asked again.
+        self.is_due |= !was_free && clerk.is_free();
+        let Some((answer, asked_at)) = said else { return };
         self.is_stale = true;
         match &answer {
             Answer::Refused(overtaken) if self.phase == Phase::Claiming => {
