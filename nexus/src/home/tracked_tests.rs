@@ -153,7 +153,8 @@ impl Process {
     }
 
     pub(super) fn passes(&mut self) {
-        for _ in 0..60 {
+        // A file is made durable in real time, of a machine that may have much else to do.
+        for _ in 0..if self.record_is_slow { 400 } else { 60 } {
             self.pass();
             if self.record_is_slow {
                 std::thread::sleep(std::time::Duration::from_millis(1));
