@@ -72,6 +72,27 @@ fn a_seed_over_a_network_is_repeated_event_by_event() {
 }
 
 #[test]
+fn forty_seeds_over_nvme_drives_break_no_law() {
+    run_clean(Mode::DRIVES, 0..40);
+}
+
+#[test]
+fn twenty_seeds_over_nvme_drives_with_labels_break_no_law() {
+    run_clean(Mode::DRIVES_TRACKED, 0..20);
+}
+
+#[test]
+fn a_seed_over_nvme_drives_is_repeated_event_by_event() {
+    let hashes = || {
+        let mut contexts = Contexts::new();
+        let run = |seed| run_seed(seed, Mode::DRIVES_TRACKED, Lines::None, &mut contexts);
+        let outcomes = (300..306).map(run);
+        outcomes.map(|outcome| (outcome.hash, outcome.events)).collect::<Vec<_>>()
+    };
+    assert_eq!(hashes(), hashes());
+}
+
+#[test]
 fn seeds_that_once_failed_break_no_law() {
     run_clean(Mode::UNTRACKED, ONCE_FAILED);
     run_clean(Mode::TRACKED, ONCE_FAILED_TRACKED);

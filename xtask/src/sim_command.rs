@@ -74,9 +74,8 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
         match option.as_str() {
             "--start" => request.start = number()?,
             "--seeds" => request.seeds = number()?,
-            "--tracked" | "--contested" | "--network" | "--trace" | "--hashes" | "--keep-going" => {
-                request.passed_on.push(option.clone())
-            }
+            "--tracked" | "--contested" | "--network" | "--drives" | "--trace" | "--hashes"
+            | "--keep-going" => request.passed_on.push(option.clone()),
             other => return Err(format!("unknown option `{other}`")),
         }
     }

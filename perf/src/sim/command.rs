@@ -34,6 +34,9 @@ pub struct Options {
     /// Labels as well; let other processes open the volume, and everything lose power.
     #[arg(long)]
     pub contested: bool,
+    /// Make each disk an NVMe drive, with the real driver.
+    #[arg(long, conflicts_with_all = ["network", "contested"])]
+    pub drives: bool,
     /// Print every event.
     #[arg(long)]
     pub trace: bool,
@@ -55,10 +58,12 @@ impl Options {
             (false, true) => Mode::TRACKED,
             (false, false) => Mode::UNTRACKED,
         };
-        match self.network {
-            true => Mode { wiring: Wiring::Network, ..local },
-            false => local,
-        }
+        let wiring = match (self.network, self.drives) {
+            (true, _) => Wiring::Network,
+            (false, true) => Wiring::Drives,
+            (false, false) => Wiring::Local,
+        };
+        Mode { wiring, ..local }
     }
 
     /// What repeats a seed.

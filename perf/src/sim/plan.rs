@@ -3,6 +3,9 @@
 //! Each seed leaves some kinds of faults out and makes others frequent, so that seeds differ in
 //! what they try (swarm testing): a fault that is always there hides what happens without it.
 
+use std::time::Duration;
+
+use bdev::pcie::{Options, Recovery};
 use nexus::truth::names::Policy;
 use reactor::Nanos;
 use reactor::random::Random;
@@ -48,6 +51,8 @@ pub enum Wiring {
     /// Each is behind a target of its own: the real initiator and the real target, over simulated
     /// streams.
     Network,
+    /// Each is an NVMe drive of its own: the real driver over a controller in software.
+    Drives,
 }
 
 /// Who may open the volume, and when.
@@ -84,6 +89,10 @@ impl Mode {
     /// Disks with labels that several processes may open.
     pub const CONTESTED: Mode =
         Mode { ownership: Ownership::Contested(Check::All), ..Mode::TRACKED };
+    /// NVMe drives, one process.
+    pub const DRIVES: Mode = Mode { wiring: Wiring::Drives, ..Mode::UNTRACKED };
+    /// NVMe drives with labels.
+    pub const DRIVES_TRACKED: Mode = Mode { wiring: Wiring::Drives, ..Mode::TRACKED };
     /// Remote disks, one process.
     pub const REMOTE: Mode = Mode { wiring: Wiring::Network, ..Mode::UNTRACKED };
     /// Remote disks with labels.
@@ -99,6 +108,7 @@ impl Mode {
         let network = match self.wiring {
             Wiring::Local => "",
             Wiring::Network => " --network",
+            Wiring::Drives => " --drives",
         };
         format!("{tracked}{network}")
     }
@@ -126,6 +136,17 @@ pub struct ContestPlan {
     /// Of the steps, those in which hosts begin to rest: long enough for marks to be cleared. In
     /// the middle of it a disk may lose power.
     pub rest_chance: f64,
+}
+
+/// The controller before a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct DrivePlan {
+    /// Of the doorbells, those with which something goes wrong.
+    pub fault_chance: f64,
+    /// It may be gone for good.
+    pub may_vanish: bool,
+    /// How it is driven.
+    pub options: Options,
 }
 
 /// The way to a disk's target.
@@ -230,6 +251,8 @@ pub struct Plan {
     pub network: Option<NetworkPlan>,
     /// Other owners, power and the record, where they are part of it.
     pub contest: Option<ContestPlan>,
+    /// The controllers before the disks, if they are drives.
+    pub drives: Option<Vec<DrivePlan>>,
 }
 
 fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -265,6 +288,7 @@ impl Plan {
             crash_chance: 0.0,
             network: None,
             contest: None,
+            drives: None,
         };
         if plan.truthfulness == Truthfulness::Tracked {
             plan.crash_chance = one_of(random, &[0.0, 0.0005, 0.002]);
@@ -279,6 +303,9 @@ impl Plan {
             plan.contest = Some(contest(random, check));
             // Who was out of reach for a while is soon a member again.
             plan.rebuild_chance = plan.rebuild_chance.max(REBUILD_LEAST);
+        }
+        if mode.wiring == Wiring::Drives {
+            plan.put_behind_controllers(random);
         }
         plan
     }
@@ -307,6 +334,37 @@ fn contest(random: &mut Random, check: Check) -> ContestPlan {
         blackout_chance: maybe(true, [0.0, 0.0, 0.001]),
         rest_chance: maybe(true, [0.0, 0.0005, 0.002]),
         absence_most: Nanos::from_millis(one_of(random, &[1, 300, 3_000, 9_000])),
+    }
+}
+
+impl Plan {
+    /// Makes drives of the disks. A controller that fails may take its disk away for good, and with
+    /// the last member gone nothing could be checked: so where one fails the first drive never
+    /// does, nor anything else about it.
+    fn put_behind_controllers(&mut self, random: &mut Random) {
+        let are_faulty = random.chance(0.8) && self.disks.len() > 1;
+        if are_faulty {
+            (self.operator_chance, self.stall_chance, self.power_chance) = (0.0, 0.0, 0.0);
+            self.disks[0].faults = Faults::default();
+            self.disks[0].latency.slow_chance = 0.0;
+        }
+        let mut drive = |number: usize| {
+            let is_faulty = are_faulty && number > 0;
+            let chance = one_of(random, &[0.0005, 0.005, 0.05]);
+            let recovery = one_of(random, &[Recovery::Retry, Recovery::Fail]);
+            let options = Options {
+                io_timeout: Duration::from_secs(3),
+                abort_timeout: Duration::from_millis(500),
+                admin_timeout: Duration::from_secs(1),
+                halt_timeout: Duration::from_secs(1),
+                health_interval: Duration::from_millis(one_of(random, &[50, 1000])),
+                recovery,
+                ..Options::default()
+            };
+            let fault_chance = if is_faulty { chance } else { 0.0 };
+            DrivePlan { fault_chance, may_vanish: random.chance(0.3), options }
+        };
+        self.drives = Some((0..self.disks.len()).map(&mut drive).collect());
     }
 }
 

@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use super::content::BLOCK_BYTES;
 use super::contexts::{Contexts, Core};
-use super::disk::{Disk, Party, SharedPlatter};
+use super::disk::{Disk, Drive, Party, SharedPlatter};
 use super::network::Cluster;
-use super::plan::{DiskPlan, Plan, Truthfulness, VOLUME_BLOCKS};
+use super::plan::{DiskPlan, DrivePlan, Plan, Truthfulness, VOLUME_BLOCKS};
 use super::record::{Line, RECORD, SharedRecord};
 use super::server::Server;
 use super::violation::Violation;
@@ -77,6 +77,14 @@ pub fn open(
     }
     let blocks = disk_blocks(plan);
     let are_shared = plan.contest.is_some();
+    let all = disks.iter().zip(&plan.disks);
+    if let Some(drives) = &plan.drives {
+        let device = |((disk, of), drive): ((&SharedPlatter, &DiskPlan), &DrivePlan)| {
+            let opened = Drive::new(disk.clone(), blocks, of.depth_max, *drive, plan.seed);
+            opened.map(|drive| Arc::new(drive) as Arc<dyn BlockDevice>).map_err(broken)
+        };
+        return all.zip(drives).map(device).collect();
+    }
     let device = |(disk, plan): (&SharedPlatter, &DiskPlan)| {
         let disk = disk.clone();
         Arc::new(match are_shared {
@@ -84,7 +92,7 @@ pub fn open(
             false => Disk::new(disk, blocks, plan.depth_max),
         }) as Arc<dyn BlockDevice>
     };
-    Ok(disks.iter().zip(&plan.disks).map(device).collect())
+    Ok(all.map(device).collect())
 }
 
 fn children(plan: &Plan, devices: &[Arc<dyn BlockDevice>]) -> Vec<ChildConfig> {

@@ -140,13 +140,15 @@ fn make_disks(plan: &Plan, trace: &Trace) -> Vec<SharedPlatter> {
 fn is_reliable(plan: &Plan, number: usize) -> bool {
     let disk = &plan.disks[number];
     let is_reached = plan.network.as_ref().is_none_or(|plan| plan.links[number].is_reliable);
+    let drives = plan.drives.as_ref();
+    let is_driven = drives.is_none_or(|drives| drives[number].fault_chance == 0.0);
     let Faults { read_error, write_error, refusal, hang } = disk.faults;
     let Latency { slow_chance, slow_most, .. } = disk.latency;
     let is_quick = slow_chance == 0.0 || slow_most < PATIENCE;
     let keeps_power = plan.power_chance == 0.0 || !disk.is_write_through;
     let is_left_alone = plan.operator_chance == 0.0 && plan.stall_chance == 0.0;
     let is_sound = read_error + write_error + refusal + hang == 0.0;
-    is_sound && is_reached && is_quick && keeps_power && is_left_alone
+    is_sound && is_driven && is_reached && is_quick && keeps_power && is_left_alone
 }
 
 impl World {

@@ -55,6 +55,8 @@ pub struct Counts {
     pub hung: u64,
     /// Losses of power.
     pub restarts: u64,
+    /// Times that a controller did something wrong.
+    pub misbehaved: u64,
 }
 
 /// What a queue pair sends: an I/O without its memory, which is the queue pair's affair.
@@ -139,6 +141,7 @@ pub struct Platter {
     /// What happened.
     pub counts: Counts,
     is_write_through: bool,
+    is_healed: bool,
     latency: Latency,
     faults: Faults,
     stalled_until: Nanos,
@@ -169,6 +172,7 @@ impl Platter {
             applied: BTreeSet::new(),
             counts: Counts::default(),
             is_write_through: false,
+            is_healed: false,
             latency,
             faults: Faults::default(),
             stalled_until: Nanos(0),
@@ -237,6 +241,7 @@ impl Platter {
 
     /// Nothing goes wrong any more, and what hung goes on.
     pub fn heal(&mut self) {
+        self.is_healed = true;
         self.faults = Faults::default();
         self.latency.slow_chance = 0.0;
         self.stalled_until = Nanos(0);
@@ -261,6 +266,34 @@ impl Platter {
         let slow = self.random.chance(self.latency.slow_chance);
         let most = if slow { self.latency.slow_most } else { self.latency.most };
         self.now + Nanos(self.random.below(most.0.max(1)))
+    }
+
+    /// True once nothing is to go wrong any more.
+    pub(super) fn is_healed(&self) -> bool {
+        self.is_healed
+    }
+
+    /// The controller before the disk is about to do something wrong.
+    pub(super) fn note_misbehaviour(&mut self, kind: u64) {
+        self.counts.misbehaved += 1;
+        self.trace.note("drive misbehaves", [self.number, kind, 0]);
+    }
+
+    /// Of this I/O of a queue pair nobody hears any more. If it has not had its effect, it has it
+    /// now or never.
+    pub(super) fn abandon(&mut self, queue: QueueNumber, name: u64) {
+        let own =
+            self.begun.iter().find(|(_, begun)| begun.queue == queue && begun.command.name == name);
+        if let Some(number) = own.map(|(number, _)| *number) {
+            if self.begun[&number].result.is_none() && self.random.chance(0.5) {
+                self.take_effect(number);
+            }
+            self.begun.remove(&number);
+            self.schedule.retain(|(_, other, _)| *other != number);
+        }
+        if let Some(ended) = self.ended.get_mut(&queue) {
+            ended.retain(|finished| finished.answer.name != name);
+        }
     }
 
     /// A queue pair is opened.
