@@ -138,13 +138,24 @@ pub struct ContestPlan {
     pub rest_chance: f64,
 }
 
+/// How bad the faults of a controller are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worst {
+    /// A reset mends each.
+    Passing,
+    /// It may not come back from a reset.
+    Lasting,
+    /// It may be gone as well.
+    Vanishing,
+}
+
 /// The controller before a disk.
 #[derive(Clone, Copy, Debug)]
 pub struct DrivePlan {
     /// Of the doorbells, those with which something goes wrong.
     pub fault_chance: f64,
-    /// It may be gone for good.
-    pub may_vanish: bool,
+    /// The worst that happens to it.
+    pub worst: Worst,
     /// How it is driven.
     pub options: Options,
 }
@@ -342,6 +353,8 @@ impl Plan {
     /// the last member gone nothing could be checked: so where one fails the first drive never
     /// does, nor anything else about it.
     fn put_behind_controllers(&mut self, random: &mut Random) {
+        // A volume with labels may not be opened yet, and would wait for a drive that never comes.
+        let has_labels = self.truthfulness == Truthfulness::Tracked;
         let are_faulty = random.chance(0.8) && self.disks.len() > 1;
         if are_faulty {
             (self.operator_chance, self.stall_chance, self.power_chance) = (0.0, 0.0, 0.0);
@@ -362,7 +375,12 @@ impl Plan {
                 ..Options::default()
             };
             let fault_chance = if is_faulty { chance } else { 0.0 };
-            DrivePlan { fault_chance, may_vanish: random.chance(0.3), options }
+            let worst = match (has_labels, random.chance(0.3)) {
+                (true, _) => Worst::Passing,
+                (false, true) => Worst::Vanishing,
+                (false, false) => Worst::Lasting,
+            };
+            DrivePlan { fault_chance, worst, options }
         };
         self.drives = Some((0..self.disks.len()).map(&mut drive).collect());
     }

@@ -124,7 +124,9 @@ pub fn format(
     record: Option<&SharedRecord>,
     contexts: &mut Contexts,
 ) -> Result<(), Violation> {
-    let devices = open(plan, disks, cluster.as_deref_mut(), Party::default(), contexts)?;
+    let mut calm = plan.clone();
+    calm.drives.iter_mut().flatten().for_each(|drive| drive.fault_chance = 0.0);
+    let devices = open(&calm, disks, cluster.as_deref_mut(), Party::default(), contexts)?;
     let spec = FormatSpec {
         nexus: NEXUS,
         policy: plan.contest.as_ref().map_or(Policy::Solo, |contest| contest.policy),

@@ -574,10 +574,8 @@ impl World {
         let is_comparing = home
             .and_then(Home::verification)
             .is_some_and(|report| report.state == VerifyState::Running);
-        // The home core goes on to look at its labels.
-        let has_labels = self.plan.truthfulness == Truthfulness::Tracked;
         let is_still = || self.disks.iter().all(|disk| platter(disk).inflight() == 0);
-        let are_disks_left = || has_labels || is_still();
+        let are_disks_left = || self.may_disks_be_busy() || is_still();
         let is_open = home.is_some_and(Home::is_assembled);
         let are_connected = || self.cluster.as_ref().is_none_or(Cluster::is_connected);
         !is_changing
@@ -750,11 +748,16 @@ impl World {
         Ok(())
     }
 
+    /// The home core goes on to look at its labels, and a controller that died keeps what it was
+    /// told.
+    fn may_disks_be_busy(&self) -> bool {
+        self.plan.truthfulness == Truthfulness::Tracked || self.plan.drives.is_some()
+    }
+
     /// Members that left may have been given up with something in flight; it came back all the
     /// same.
     fn check_disks_are_left(&self) -> Result<(), Violation> {
-        if self.plan.truthfulness == Truthfulness::Tracked {
-            // The home core goes on to look at its labels.
+        if self.may_disks_be_busy() {
             return Ok(());
         }
         for disk in &self.disks {

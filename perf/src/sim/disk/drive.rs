@@ -20,14 +20,16 @@ use reactor::random::Random;
 use reactor::{Cx, Nanos, Wake};
 use uuid::Uuid;
 
+use super::gate::Party;
 use super::platter::{Command, QueueNumber, SharedPlatter};
 use super::queue_pair::lock;
 use crate::sim::content::BLOCK_BYTES;
-use crate::sim::plan::DrivePlan;
+use crate::sim::plan::{DrivePlan, Worst};
 
 /// Queue pairs of a drive: one for each core, and those of labels, rebuilds and comparisons.
 const QUEUES: u16 = 10;
-/// Kinds of faults of a controller; the last one is that it is gone.
+/// Kinds of faults of a controller; the last but one is that it does not come back from a reset,
+/// the last that it is gone.
 const FAULT_KINDS: u64 = 12;
 
 /// The platter as the controller has it.
@@ -93,7 +95,11 @@ impl Machine {
         if platter.is_healed() || !self.random.chance(self.plan.fault_chance) {
             return;
         }
-        let kinds = if self.plan.may_vanish { FAULT_KINDS } else { FAULT_KINDS - 1 };
+        let kinds = match self.plan.worst {
+            Worst::Passing => FAULT_KINDS - 2,
+            Worst::Lasting => FAULT_KINDS - 1,
+            Worst::Vanishing => FAULT_KINDS,
+        };
         let kind = self.random.below(kinds);
         platter.note_misbehaviour(kind);
         drop(platter);
@@ -158,7 +164,7 @@ impl Drive {
     ) -> Result<Drive, PcieError> {
         let (number, has_cache, queue) = {
             let mut platter = lock(&platter);
-            (platter.number, platter.has_volatile_cache(), platter.open())
+            (platter.number, platter.has_volatile_cache(), platter.open(Party::default()))
         };
         let uuid = Uuid::from_u128(u128::from(number) + 1);
         let namespace = NamespaceConfig { block_bytes: BLOCK_BYTES, blocks, uuid: Some(uuid) };
@@ -251,15 +257,18 @@ impl QueuePair for DriveQueuePair {
     }
 
     fn wake(&self) -> Wake {
-        match self.inner.wake_when_told() {
-            Wake::At(_) if self.inner.has_news() => Wake::Now,
-            Wake::At(check_at) => {
-                let machine = machine(&self.machine);
-                let due = lock(&machine.platter).due(machine.queue);
-                Wake::At(check_at.min(machine.serve_at).min(due.unwrap_or(check_at)))
-            }
-            wake => wake,
+        let told = self.inner.wake_when_told();
+        if told == Wake::Now || self.inner.has_news() {
+            return Wake::Now;
         }
+        if self.inner.inflight() == 0 {
+            return told;
+        }
+        // No thread of the supervisor wakes this core, and no interrupt.
+        let machine = machine(&self.machine);
+        let due = lock(&machine.platter).due(machine.queue);
+        let turn_at = machine.serve_at.min(due.unwrap_or(Nanos(u64::MAX)));
+        told.soonest(Wake::At(turn_at))
     }
 
     fn arm(&mut self, _: &mut Cx) -> bool {
